@@ -1,0 +1,64 @@
+// Element types and the bf16 conversion used everywhere (round to nearest even).
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <string_view>
+
+namespace stem {
+
+enum class DType : std::uint8_t { f32, bf16, f64, f16, i64, i32, u16, u8, i8 };
+
+/// Bytes of one element.
+constexpr std::int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+    case DType::i64: return 8;
+    case DType::f32:
+    case DType::i32: return 4;
+    case DType::bf16:
+    case DType::f16:
+    case DType::u16: return 2;
+    default: return 1;
+  }
+}
+
+/// Name as in error messages: "f32", "bf16", …
+std::string_view name_of(DType dtype);
+
+/// The upper half of an IEEE f32. f32 -> bf16 rounds to nearest even; NaN stays NaN.
+/// Source: stem-spec §3 (precision).
+struct bf16 {
+  std::uint16_t bits = 0;
+
+  bf16() = default;
+  explicit bf16(float value) {
+    const auto u = std::bit_cast<std::uint32_t>(value);
+    const bool is_nan = (u & 0x7fffffffu) > 0x7f800000u;
+    bits = is_nan ? static_cast<std::uint16_t>((u >> 16) | 0x40u)
+                  : static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  }
+  explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+};
+static_assert(sizeof(bf16) == 2);
+
+template <class T>
+constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<float>() {
+  return DType::f32;
+}
+template <>
+constexpr DType dtype_of<double>() {
+  return DType::f64;
+}
+template <>
+constexpr DType dtype_of<bf16>() {
+  return DType::bf16;
+}
+template <>
+constexpr DType dtype_of<std::int32_t>() {
+  return DType::i32;
+}
+
+}  // namespace stem
