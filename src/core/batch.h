@@ -28,6 +28,8 @@ struct TokenBatch {
   std::span<const std::int32_t> tokens;     ///< [N] input ids
   std::span<const std::int32_t> positions;  ///< [N] RoPE positions, 0-based within a segment's keys
   std::span<const Segment> segments;        ///< cover all query rows once, in order
+  /// For each segment the ids of its whole sequence [k_len], cached ones included; may be empty when nothing is cached.
+  std::span<const std::int32_t* const> contexts = {};
 
   std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
 };

@@ -1,0 +1,284 @@
+#include "model/forward.h"
+
+#include <cstring>
+
+#include "ops/attention.h"
+#include "ops/embedding.h"
+#include "ops/glu.h"
+#include "ops/linear.h"
+#include "ops/loss.h"
+#include "ops/norm.h"
+
+namespace stem {
+namespace {
+
+// The halves of gate_up; null where the variant has none.
+struct GateUp {
+  Out gate, up;
+};
+GateUp halves(FfnVariant ffn, std::int64_t f, Out gate_up) {
+  switch (ffn) {
+    case FfnVariant::stem: return {gate_up, {}};
+    case FfnVariant::stem_gate: return {{}, gate_up};
+    default: return {gate_up.slice_cols(0, f), gate_up.slice_cols(f, f)};
+  }
+}
+
+struct Qkv {
+  Out q, k, v;
+};
+Qkv split(const ModelConfig& c, Out qkv) {
+  const std::int64_t q = c.heads * c.head_width, kv = c.kv_heads * c.head_width;
+  return {qkv.slice_cols(0, q), qkv.slice_cols(q, kv), qkv.slice_cols(q + kv, kv)};
+}
+
+void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, const Tensor& keys, const Tensor& values) {
+  for (const Segment& s : batch.segments) {
+    const std::int64_t first = s.k_row + s.k_len - s.q_len;
+    require(first >= s.k_row && first + s.q_len <= keys.view.rows, "KV cache overflow");
+    convert(ctx, keys.view.slice_rows(first, s.q_len), k.slice_rows(s.q_row, s.q_len));
+    convert(ctx, values.view.slice_rows(first, s.q_len), v.slice_rows(s.q_row, s.q_len));
+  }
+}
+
+// x += W_o · attention(RMSNorm(x))
+void attention_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch, Out x,
+                             LayerSaved& s, KvCache* cache) {
+  const ModelConfig& c = model.config;
+  const LayerTensors& w = model.gemm_weights().layers[l];
+  if (s.x_in.data != x.data) convert(ctx, s.x_in, x);
+  rms_norm_forward(ctx, s.normed_attention, s.inv_rms_attention, x, model.weights.layers[l].attention_norm, c.norm_eps);
+  linear_forward(ctx, s.qkv, s.normed_attention, Weight{w.qkv});
+  const Qkv now = split(c, s.qkv);
+  rope_forward(ctx, now.q, c.heads, model.cos_sin, batch.positions);
+  rope_forward(ctx, now.k, c.kv_heads, model.cos_sin, batch.positions);
+  In keys = now.k, values = now.v;
+  if (cache != nullptr) {
+    append_to_cache(ctx, batch, now.k, now.v, cache->keys[l], cache->values[l]);
+    keys = cache->keys[l];
+    values = cache->values[l];
+  }
+  attention_forward(ctx, s.attended, s.lse, now.q, keys, values, c.attention_heads(), batch.segments);
+  linear_forward(ctx, x, s.attended, Weight{w.o}, true);
+}
+
+// h = the gated product of the layer's variant
+void gated_product(const Context& ctx, FfnVariant ffn, const GateUp& in, const RowPlan& rows, std::int64_t stem_index,
+                   Out h) {
+  switch (ffn) {
+    case FfnVariant::dense: return swiglu_forward(ctx, h, in.gate, in.up);
+    case FfnVariant::stem: return stem_forward(ctx, h, in.gate, rows.acquire(stem_index));
+    case FfnVariant::stem_gate: return stem_gate_forward(ctx, h, in.up, rows.acquire(stem_index));
+    case FfnVariant::stem_additive:
+      return stem_additive_forward(ctx, h, in.gate, in.up, rows.acquire(stem_index));
+  }
+}
+
+// x += W_d · h,  h = SiLU(W_g x̂) ⊙ U_l[t] in a STEM layer
+void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x, LayerSaved& s) {
+  const ModelConfig& c = model.config;
+  const LayerTensors& w = model.gemm_weights().layers[l];
+  const auto layer = static_cast<std::int64_t>(l);
+  const FfnVariant ffn = c.ffn_of(layer);
+  if (s.x_mid.data != x.data) convert(ctx, s.x_mid, x);
+  rms_norm_forward(ctx, s.normed_ffn, s.inv_rms_ffn, x, model.weights.layers[l].ffn_norm, c.norm_eps);
+  // In inference all layers share one buffer, wide enough for gate and up; a STEM layer uses half of it.
+  const Out gate_up = s.gate_up.slice_cols(0, w.gate_up.rows);
+  linear_forward(ctx, gate_up, s.normed_ffn, Weight{w.gate_up});
+  gated_product(ctx, ffn, halves(ffn, c.ffn, gate_up), rows, c.stem_index(layer), s.hidden);
+  linear_forward(ctx, x, s.hidden, Weight{w.down}, true);
+}
+
+void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows,
+                        const TokenGroups& groups, Out d_x, const LayerSaved& s, Gradients& g) {
+  const ModelConfig& c = model.config;
+  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerTensors& d_w = g.dense.layers[l];
+  const auto layer = static_cast<std::int64_t>(l);
+  const FfnVariant ffn = c.ffn_of(layer);
+  const DType narrow = model.precision.narrow;
+  Workspace::Scope scope(*ctx.workspace);
+  const std::int64_t n = d_x.rows;
+
+  Out d_y = d_x;
+  if (narrow != d_x.dtype) {
+    d_y = ctx.workspace->matrix(narrow, n, c.width);
+    convert(ctx, d_y, d_x);
+  }
+  const Out d_hidden = ctx.workspace->matrix(narrow, n, c.ffn);
+  linear_backward(ctx, d_hidden, d_w.down, d_y, s.hidden, Weight{w.down});
+
+  const Out d_gate_up = ctx.workspace->matrix(narrow, n, s.gate_up.cols);
+  const GateUp in = halves(ffn, c.ffn, s.gate_up), d_in = halves(ffn, c.ffn, d_gate_up);
+  const std::int64_t stem_index = c.stem_index(layer);
+  const RowGradients d_rows =
+      stem_index < 0 ? RowGradients{} : groups.gradients(g.rows, stem_index * c.ffn, c.ffn);
+  switch (ffn) {
+    case FfnVariant::dense: swiglu_backward(ctx, d_in.gate, d_in.up, d_hidden, in.gate, in.up); break;
+    case FfnVariant::stem: stem_backward(ctx, d_in.gate, d_rows, d_hidden, in.gate, rows.acquire(stem_index)); break;
+    case FfnVariant::stem_gate:
+      stem_gate_backward(ctx, d_in.up, d_rows, d_hidden, in.up, rows.acquire(stem_index));
+      break;
+    case FfnVariant::stem_additive:
+      stem_additive_backward(ctx, d_in.gate, d_in.up, d_rows, d_hidden, in.gate, in.up, rows.acquire(stem_index));
+      break;
+  }
+  const Out d_normed = ctx.workspace->matrix(narrow, n, c.width);
+  linear_backward(ctx, d_normed, d_w.gate_up, d_gate_up, s.normed_ffn, Weight{w.gate_up});
+  rms_norm_backward(ctx, d_x, d_w.ffn_norm, d_normed, s.x_mid, model.weights.layers[l].ffn_norm, s.inv_rms_ffn);
+}
+
+void attention_layer_backward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch, Out d_x,
+                              const LayerSaved& s, Gradients& g) {
+  const ModelConfig& c = model.config;
+  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerTensors& d_w = g.dense.layers[l];
+  const DType narrow = model.precision.narrow;
+  Workspace::Scope scope(*ctx.workspace);
+  const std::int64_t n = d_x.rows;
+
+  Out d_y = d_x;
+  if (narrow != d_x.dtype) {
+    d_y = ctx.workspace->matrix(narrow, n, c.width);
+    convert(ctx, d_y, d_x);
+  }
+  const Out d_attended = ctx.workspace->matrix(narrow, n, c.heads * c.head_width);
+  linear_backward(ctx, d_attended, d_w.o, d_y, s.attended, Weight{w.o});
+
+  const Out d_qkv = ctx.workspace->matrix(narrow, n, c.qkv_width());
+  const Qkv in = split(c, s.qkv), d_in = split(c, d_qkv);
+  attention_backward(ctx, d_in.q, d_in.k, d_in.v, d_attended, in.q, in.k, in.v, s.attended, s.lse, c.attention_heads(),
+                     batch.segments);
+  rope_backward(ctx, d_in.q, c.heads, model.cos_sin, batch.positions);
+  rope_backward(ctx, d_in.k, c.kv_heads, model.cos_sin, batch.positions);
+
+  const Out d_normed = ctx.workspace->matrix(narrow, n, c.width);
+  linear_backward(ctx, d_normed, d_w.qkv, d_qkv, s.normed_attention, Weight{w.qkv});
+  rms_norm_backward(ctx, d_x, d_w.attention_norm, d_normed, s.x_in, model.weights.layers[l].attention_norm,
+                    s.inv_rms_attention);
+}
+
+LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n, std::int64_t gate_up_width) {
+  const ModelConfig& c = model.config;
+  const DType wide = model.precision.wide;
+  const DType narrow = ctx.inference ? wide : model.precision.narrow;
+  Workspace& memory = *ctx.workspace;
+  LayerSaved s;
+  if (!ctx.inference) {
+    s.x_in = memory.matrix(wide, n, c.width);
+    s.x_mid = memory.matrix(wide, n, c.width);
+    s.inv_rms_attention = memory.matrix(wide, 1, n);
+    s.inv_rms_ffn = memory.matrix(wide, 1, n);
+    s.lse = memory.matrix(wide, n, c.heads);
+  }
+  s.normed_attention = memory.matrix(narrow, n, c.width);
+  s.qkv = memory.matrix(narrow, n, c.qkv_width());
+  s.attended = memory.matrix(narrow, n, c.heads * c.head_width);
+  s.normed_ffn = memory.matrix(narrow, n, c.width);
+  s.gate_up = memory.matrix(narrow, n, gate_up_width);
+  s.hidden = memory.matrix(narrow, n, c.ffn);
+  return s;
+}
+
+void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out x) {
+  Workspace::Scope scope(*ctx.workspace);
+  const In table = model.embed_tokens();
+  auto* pointers = ctx.workspace->array<RowPointer>(batch.size());
+  for (std::int64_t i = 0; i < batch.size(); ++i) {
+    const std::int32_t token = batch.tokens[static_cast<std::size_t>(i)];
+    require(token >= 0 && token < table.rows, "token id outside the vocabulary");
+    pointers[i] = {table.slice_rows(token, 1).data, 1.0f, table.dtype};
+  }
+  embedding_forward(ctx, x, {pointers, batch.size(), table.cols});
+}
+
+}  // namespace
+
+KvCache::KvCache(const ModelConfig& c, DType dtype, std::int64_t capacity) {
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    keys.emplace_back(dtype, capacity, c.kv_heads * c.head_width);
+    values.emplace_back(dtype, capacity, c.kv_heads * c.head_width);
+  }
+}
+
+Activations allocate_activations(const Context& ctx, const Model& model, std::int64_t n) {
+  const ModelConfig& c = model.config;
+  Activations a;
+  a.x = ctx.workspace->matrix(model.precision.wide, n, c.width);
+  a.inv_rms_final = ctx.workspace->matrix(model.precision.wide, 1, n);
+  a.normed_final = ctx.workspace->matrix(ctx.inference ? model.precision.wide : model.precision.narrow, n, c.width);
+  if (ctx.inference) {
+    a.layers.assign(static_cast<std::size_t>(c.layers), allocate_layer(ctx, model, n, 2 * c.ffn));
+  } else {
+    for (const LayerTensors& w : model.weights.layers) a.layers.push_back(allocate_layer(ctx, model, n, w.gate_up.rows));
+  }
+  return a;
+}
+
+void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows, Activations& a,
+                    KvCache* cache) {
+  rows.prefetch();
+  embed(ctx, model, batch, a.x);
+  for (std::size_t l = 0; l < a.layers.size(); ++l) {
+    LayerSaved& s = a.layers[l];
+    if (ctx.inference) s.x_in = s.x_mid = a.x;  // nothing reads them later: no copy
+    attention_layer_forward(ctx, model, l, batch, a.x, s, cache);
+    ffn_layer_forward(ctx, model, l, rows, a.x, s);
+  }
+  rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm, model.config.norm_eps);
+}
+
+void forward_logits(const Context& ctx, const Model& model, const Activations& a, std::span<const std::int64_t> at, Out logits) {
+  Workspace::Scope scope(*ctx.workspace);
+  const Out picked =
+      ctx.workspace->matrix(a.normed_final.dtype, static_cast<std::int64_t>(at.size()), a.normed_final.cols);
+  for (std::size_t i = 0; i < at.size(); ++i) {
+    std::memcpy(picked.slice_rows(static_cast<std::int64_t>(i), 1).data, a.normed_final.slice_rows(at[i], 1).data,
+                static_cast<std::size_t>(picked.cols * size_of(picked.dtype)));
+  }
+  linear_forward(ctx, logits, picked, Weight{model.gemm_weights().head});
+}
+
+void forward_loss(const Context& ctx, const Model& model, const Activations& a, std::span<const std::int32_t> targets,
+                  Out loss) {
+  lm_head_loss_forward(ctx, loss, a.normed_final, Weight{model.gemm_weights().head}, targets);
+}
+
+void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups, Gradients& g) {
+  const ModelConfig& c = model.config;
+  const DType wide = model.precision.wide;
+  if (!g.dense.flat) g.dense = DenseTensors(c, wide);
+  else g.dense.buffer.clear();
+  const auto zeroed = [&](std::int64_t cols) {
+    const Out m = ctx.workspace->matrix(wide, groups.distinct(), cols);
+    std::memset(m.data, 0, static_cast<std::size_t>(m.size() * size_of(wide)));
+    return m;
+  };
+  g.rows = c.stem_layer_count() > 0 ? zeroed(c.table_shape().record()) : Out{};
+  g.embedding = c.tied ? Out{} : zeroed(c.width);
+}
+
+void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
+              const TokenGroups& groups, Activations& a, std::span<const std::int32_t> targets,
+              std::span<const float> weights, Out loss, Gradients& g) {
+  require(!ctx.inference, "backward needs a training pass");
+  const ModelConfig& c = model.config;
+  Workspace::Scope scope(*ctx.workspace);
+  const std::int64_t n = batch.size();
+
+  const Out d_normed = ctx.workspace->matrix(model.precision.narrow, n, c.width);
+  lm_head_loss_forward_backward(ctx, loss, d_normed, g.dense.head, a.normed_final, Weight{model.gemm_weights().head},
+                                targets, weights);
+  const Out d_x = ctx.workspace->matrix(model.precision.wide, n, c.width);  // the residual gradient
+  std::memset(d_x.data, 0, static_cast<std::size_t>(d_x.size() * size_of(d_x.dtype)));
+  rms_norm_backward(ctx, d_x, g.dense.final_norm, d_normed, a.x, model.weights.final_norm, a.inv_rms_final);
+
+  for (std::size_t l = a.layers.size(); l-- > 0;) {
+    ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g);
+    attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
+  }
+  if (c.tied) embedding_backward_dense(ctx, g.dense.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x);
+  else embedding_backward(ctx, groups.gradients(g.embedding, 0, c.width), d_x);
+}
+
+}  // namespace stem

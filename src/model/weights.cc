@@ -1,0 +1,43 @@
+#include "model/weights.h"
+
+namespace stem {
+namespace {
+constexpr std::int64_t kAlignElements = 32;  // 64 bytes of bf16: every tensor starts on a cache line in every dtype
+}
+
+DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
+  std::int64_t used = 0;
+  char* base = nullptr;
+  const auto take = [&](std::int64_t rows, std::int64_t cols) -> Out {
+    const Out view{base == nullptr ? nullptr : base + used * size_of(dtype), dtype, rows, cols, cols};
+    used += (rows * cols + kAlignElements - 1) / kAlignElements * kAlignElements;
+    return view;
+  };
+  const auto lay_out = [&] {
+    used = 0;
+    layers.assign(static_cast<std::size_t>(c.layers), {});
+    for (std::int64_t l = 0; l < c.layers; ++l) {
+      LayerTensors& t = layers[static_cast<std::size_t>(l)];
+      const FfnVariant ffn = c.ffn_of(l);
+      const bool has_gate = ffn != FfnVariant::stem_gate, has_up = ffn != FfnVariant::stem;
+      t.attention_norm = take(1, c.width);
+      t.qkv = take(c.qkv_width(), c.width);
+      t.o = take(c.width, c.heads * c.head_width);
+      t.ffn_norm = take(1, c.width);
+      t.gate_up = take((has_gate ? c.ffn : 0) + (has_up ? c.ffn : 0), c.width);
+      if (has_gate && base != nullptr) t.gate = t.gate_up.slice_rows(0, c.ffn);
+      if (has_up && base != nullptr) t.up = t.gate_up.slice_rows(t.gate_up.rows - c.ffn, c.ffn);
+      t.down = take(c.width, c.ffn);
+    }
+    final_norm = take(1, c.width);
+    head = take(c.vocab, c.width);
+  };
+  lay_out();  // first pass measures, the second hands out views
+  buffer = Buffer(static_cast<std::size_t>(used * size_of(dtype)));
+  buffer.clear();
+  base = static_cast<char*>(buffer.data());
+  lay_out();
+  flat = {base, dtype, 1, used, used};
+}
+
+}  // namespace stem

@@ -1,0 +1,68 @@
+// The dense weights, listed once: one visitor drives init, load, save, optimizer, digest.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/workspace.h"
+#include "model/config.h"
+
+namespace stem {
+
+/// How a tensor is initialised, decayed and stored.
+enum class TensorKind {
+  embedding,   ///< [V, D], token embedding or output head
+  norm,        ///< [1, D], starts at one, no weight decay; stored as a vector [D]
+  matrix_in,   ///< [out, D]: reads the residual stream
+  matrix_out,  ///< [D, in]: writes to the residual stream
+};
+
+/// One layer's tensors; a null view where the FFN variant has none.
+struct LayerTensors {
+  Out attention_norm;  // [1, D]
+  Out qkv;             // [(H + 2K)·A, D]: q_proj, k_proj, v_proj one below the other
+  Out o;               // [D, H·A]
+  Out ffn_norm;        // [1, D]
+  Out gate_up;         // [F or 2F, D]: gate_proj then up_proj, whichever the variant has
+  Out gate, up;        // [F, D] halves of gate_up; `stem` has no up, `stem_gate` no gate
+  Out down;            // [D, F]
+};
+
+/// All dense tensors of one model in one flat buffer: weights, their gradients, Adam's moments and the narrow copy all have
+/// this layout, so that an optimizer step is one pass over `flat`.
+struct DenseTensors {
+  DenseTensors() = default;
+  DenseTensors(const ModelConfig& config, DType dtype);  ///< zeroed
+
+  std::vector<LayerTensors> layers;  // [L]
+  Out final_norm;                    // [1, D]
+  Out head;                          // [V, D]; when tied, also the token embedding
+  Out flat;                          // [1, n] everything, padding (always zero) included
+  Buffer buffer;
+};
+
+/// Calls visit(name, view, kind) for every tensor under its Hugging Face (Llama) name, in a fixed order.
+/// An untied token embedding is not among them: it is row-sparse and lives in Model::embedding.
+template <class Visitor>
+void for_each_tensor(const ModelConfig& config, const DenseTensors& tensors, Visitor&& visit) {
+  const std::int64_t q = config.heads * config.head_width;
+  const std::int64_t kv = config.kv_heads * config.head_width;
+  for (std::size_t l = 0; l < tensors.layers.size(); ++l) {
+    const LayerTensors& t = tensors.layers[l];
+    const std::string prefix = "model.layers." + std::to_string(l) + ".";
+    visit(prefix + "input_layernorm.weight", t.attention_norm, TensorKind::norm);
+    visit(prefix + "self_attn.q_proj.weight", t.qkv.slice_rows(0, q), TensorKind::matrix_in);
+    visit(prefix + "self_attn.k_proj.weight", t.qkv.slice_rows(q, kv), TensorKind::matrix_in);
+    visit(prefix + "self_attn.v_proj.weight", t.qkv.slice_rows(q + kv, kv), TensorKind::matrix_in);
+    visit(prefix + "self_attn.o_proj.weight", t.o, TensorKind::matrix_out);
+    visit(prefix + "post_attention_layernorm.weight", t.ffn_norm, TensorKind::norm);
+    if (t.gate) visit(prefix + "mlp.gate_proj.weight", t.gate, TensorKind::matrix_in);
+    if (t.up) visit(prefix + "mlp.up_proj.weight", t.up, TensorKind::matrix_in);
+    visit(prefix + "mlp.down_proj.weight", t.down, TensorKind::matrix_out);
+  }
+  visit(std::string("model.norm.weight"), tensors.final_norm, TensorKind::norm);
+  visit(std::string(config.tied ? "model.embed_tokens.weight" : "lm_head.weight"), tensors.head, TensorKind::embedding);
+}
+
+}  // namespace stem
