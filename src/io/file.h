@@ -76,7 +76,7 @@ class FileWriter {
 
 /// Replaces a file by `content`, whole or not at all: a temporary file in the same directory, fsync, rename,
 /// fsync of the directory. On failure the old file is untouched and the temporary one is removed. An existing
-/// file keeps its permissions; a new one gets `mode` (less the umask).
+/// file keeps its permissions; a new one gets `mode`.
 void write_file_atomic(const std::filesystem::path& path, std::string_view content, mode_t mode = 0644);
 
 /// A directory that appears whole or not at all. Files go to a sibling `<final>.partial-<pid>` (one at a time
@@ -104,6 +104,7 @@ class StagedDirectory {
 
  private:
   std::filesystem::path final_, staged_;
+  std::string marker_;
   bool committed_ = false;
 };
 
