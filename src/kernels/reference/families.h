@@ -1,0 +1,17 @@
+// The families of reference kernels, gathered into one table by reference.cc.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace stem::reference {
+
+GemmKernels gemm_kernels();
+NormKernels norm_kernels();
+RopeKernels rope_kernels();
+AttentionKernels attention_kernels();
+GluKernels glu_kernels();
+EmbeddingKernels embedding_kernels();
+LossKernels loss_kernels();
+OptimizerKernels optimizer_kernels();
+
+}  // namespace stem::reference

@@ -1,0 +1,82 @@
+// Matrix products and RMSNorm.
+#include <cmath>
+
+#include "kernels/reference/families.h"
+#include "kernels/reference/rows_as_doubles.h"
+
+namespace stem::reference {
+namespace {
+
+void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate) {
+  const Matrix left = transpose_a ? load_transposed(a) : load_matrix(a);   // [M, I]
+  const Matrix right = transpose_b ? load_transposed(b) : load_matrix(b);  // [I, N]
+  Row sum(static_cast<std::size_t>(c.cols));
+  for (std::int64_t m = 0; m < c.rows; ++m) {
+    sum.assign(sum.size(), 0.0);
+    // Every c[m, n] adds its products in ascending order of i, whatever M and N are.
+    for (std::int64_t i = 0; i < left.cols(); ++i) {
+      const double x = left[m][i];
+      const double* y = right[i];
+      for (std::size_t n = 0; n < sum.size(); ++n) sum[n] += x * y[n];
+    }
+    if (accumulate) {
+      add_row(c, m, sum);
+    } else {
+      store_row(c, m, sum);
+    }
+  }
+}
+
+void linear_invariant(Out y, In x, In w, bool accumulate) {
+  gemm(y, x, false, w, true, accumulate);
+}
+
+void rms_norm_forward(Out y, Out inv_rms, In x, In weight, double eps) {
+  const Row w = load_row(weight, 0);
+  Row inverse(static_cast<std::size_t>(x.rows));
+  for (std::int64_t n = 0; n < x.rows; ++n) {
+    Row values = load_row(x, n);
+    double squares = 0.0;
+    for (const double v : values) squares += v * v;
+    const double r = 1.0 / std::sqrt(squares / static_cast<double>(x.cols) + eps);
+    for (std::size_t d = 0; d < values.size(); ++d) values[d] *= r * w[d];
+    store_row(y, n, values);
+    inverse[static_cast<std::size_t>(n)] = r;
+  }
+  if (inv_rms) store_row(inv_rms, 0, inverse);
+}
+
+// With x̂ = x·r and g = d_y ⊙ w:  d_x += r·(g − x̂·mean(g ⊙ x̂)),  d_w += Σ_n d_y ⊙ x̂.
+void rms_norm_backward(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rms) {
+  const Row w = load_row(weight, 0);
+  const Row inverse = load_row(inv_rms, 0);
+  Row d_w(w.size(), 0.0);
+  Row d_values(w.size());
+  for (std::int64_t n = 0; n < x.rows; ++n) {
+    const Row values = load_row(x, n);
+    const Row d_out = load_row(d_y, n);
+    const double r = inverse[static_cast<std::size_t>(n)];
+    double mean = 0.0;
+    for (std::size_t d = 0; d < w.size(); ++d) mean += d_out[d] * w[d] * values[d] * r;
+    mean /= static_cast<double>(x.cols);
+    for (std::size_t d = 0; d < w.size(); ++d) {
+      const double normed = values[d] * r;
+      d_values[d] = r * (d_out[d] * w[d] - normed * mean);
+      d_w[d] += d_out[d] * normed;
+    }
+    add_row(d_x, n, d_values);
+  }
+  if (d_weight) add_row(d_weight, 0, d_w);
+}
+
+}  // namespace
+
+GemmKernels gemm_kernels() {
+  return {.gemm = gemm, .linear_invariant = linear_invariant};
+}
+
+NormKernels norm_kernels() {
+  return {.rms_norm_forward = rms_norm_forward, .rms_norm_backward = rms_norm_backward};
+}
+
+}  // namespace stem::reference

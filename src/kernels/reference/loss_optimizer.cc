@@ -1,0 +1,91 @@
+// Cross-entropy, AdamW and conversions.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/reference/families.h"
+#include "kernels/reference/rows_as_doubles.h"
+
+namespace stem::reference {
+namespace {
+
+void softmax_cross_entropy(Out d_logits, Out loss, In logits, std::span<const std::int32_t> targets,
+                           std::span<const float> weights) {
+  Row losses(static_cast<std::size_t>(logits.rows), 0.0);
+  for (std::int64_t c = 0; c < logits.rows; ++c) {
+    const auto row = static_cast<std::size_t>(c);
+    const bool ignored = targets[row] < 0;
+    if (ignored) {
+      if (d_logits) store_row(d_logits, c, Row(static_cast<std::size_t>(logits.cols), 0.0));
+      continue;
+    }
+    const auto target = static_cast<std::size_t>(targets[row]);
+    Row p = load_row(logits, c);
+    const double top = *std::max_element(p.begin(), p.end());
+    double sum = 0.0;
+    for (const double z : p) sum += std::exp(z - top);
+    const double log_sum = top + std::log(sum);
+    losses[row] = log_sum - p[target];
+    if (!d_logits) continue;
+    for (double& z : p) z = std::exp(z - log_sum);
+    p[target] -= 1.0;
+    for (double& z : p) z *= static_cast<double>(weights[row]);
+    store_row(d_logits, c, p);
+  }
+  store_row(loss, 0, losses);
+}
+
+void adamw_row(const Out& w, const Out& m, const Out& v, std::int64_t i, const Row& g, const Out& copy,
+               const AdamW& a) {
+  const double lr = static_cast<double>(a.lr), decay = static_cast<double>(a.decay);
+  const double beta1 = static_cast<double>(a.beta1), beta2 = static_cast<double>(a.beta2);
+  const double correction1 = 1.0 - std::pow(beta1, static_cast<double>(a.step));
+  const double correction2 = 1.0 - std::pow(beta2, static_cast<double>(a.step));
+  Row weight = load_row(w, i), first = load_row(m, i), second = load_row(v, i);
+  for (std::size_t j = 0; j < g.size(); ++j) {
+    const double gradient = g[j] * static_cast<double>(a.grad_scale);
+    first[j] = beta1 * first[j] + (1.0 - beta1) * gradient;
+    second[j] = beta2 * second[j] + (1.0 - beta2) * gradient * gradient;
+    weight[j] -= lr * decay * weight[j];
+    weight[j] -=
+        lr * (first[j] / correction1) / (std::sqrt(second[j] / correction2) + static_cast<double>(a.eps));
+  }
+  store_row(m, i, first);
+  store_row(v, i, second);
+  store_row(w, i, weight);
+  // The copy rounds what w holds, so that copying w again later changes nothing.
+  if (copy) store_row(copy, i, load_row(w, i));
+}
+
+void adamw(Out w, Out m, Out v, In g, Out copy, const AdamW& a) {
+  for (std::int64_t i = 0; i < w.rows; ++i) adamw_row(w, m, v, i, load_row(g, i), copy, a);
+}
+
+void adamw_rows(Out w, Out m, Out v, In g, std::span<const std::int32_t> ids, const AdamW& a) {
+  for (std::size_t r = 0; r < ids.size(); ++r) {
+    adamw_row(w, m, v, ids[r], load_row(g, static_cast<std::int64_t>(r)), Out{}, a);
+  }
+}
+
+double squared_norm(In g) {
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < g.rows; ++i) {
+    for (const double x : load_row(g, i)) sum += x * x;
+  }
+  return sum;
+}
+
+void convert(Out dst, In src) {
+  for (std::int64_t i = 0; i < dst.rows; ++i) store_row(dst, i, load_row(src, i));
+}
+
+}  // namespace
+
+LossKernels loss_kernels() {
+  return {.softmax_cross_entropy = softmax_cross_entropy};
+}
+
+OptimizerKernels optimizer_kernels() {
+  return {.adamw = adamw, .adamw_rows = adamw_rows, .squared_norm = squared_norm, .convert = convert};
+}
+
+}  // namespace stem::reference
