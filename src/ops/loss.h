@@ -1,14 +1,19 @@
 // Output head and cross-entropy in chunks of rows: logits for the whole batch, [N, V], never exist.
 #pragma once
 
+#include <cstdint>
 #include <span>
 
 #include "ops/context.h"
 
 namespace stem {
 
+/// Rows per chunk: about 8 MiB of logits of this dtype, but at least 32 rows to keep the GEMM busy.
+std::int64_t lm_head_chunk_rows(std::int64_t vocab, DType logits);
+
 /// loss [1, N] wide: −log p(targets[n]) under softmax(x · headᵀ), 0 where targets[n] < 0.
-/// x [N, D] narrow, head [V, D] narrow. Uses the training GEMM; scratch is one chunk of logits.
+/// x [N, D] narrow, head [V, D] narrow. Scratch is one chunk of logits; with ctx.inference they
+/// come from the batch-invariant kernel.
 void lm_head_loss_forward(const Context&, Out loss, In x, const Weight& head, std::span<const std::int32_t> targets);
 
 /// The same loss and, in the same pass over the chunks (the logits are not kept), the gradient of Σ weights[n]·loss[n]:

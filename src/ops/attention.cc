@@ -1,0 +1,103 @@
+#include "ops/attention.h"
+
+#include <cmath>
+
+#include "ops/checks.h"
+
+namespace stem {
+namespace {
+
+template <class T>
+void fill_rope_table(const Out& cos_sin, double theta) {
+  const std::int64_t half = cos_sin.cols / 2;
+  for (std::int64_t i = 0; i < half; ++i) {
+    const double frequency =
+        std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(cos_sin.cols));
+    for (std::int64_t p = 0; p < cos_sin.rows; ++p) {
+      const double angle = static_cast<double>(p) * frequency;
+      T* row = cos_sin.row<T>(p);
+      row[i] = static_cast<T>(std::cos(angle));
+      row[half + i] = static_cast<T>(std::sin(angle));
+    }
+  }
+}
+
+void rotate(const Context& ctx, const Out& x, std::int64_t heads, const In& cos_sin,
+            std::span<const std::int32_t> positions, bool inverse) {
+  require(heads > 0 && x.cols == heads * cos_sin.cols, "rope: x is not [N, heads·A]");
+  require_matrix(x, x.rows, x.cols, "rope: x");
+  require_wide(cos_sin, cos_sin.rows, cos_sin.cols, "rope: cos_sin is not wide");
+  require(cos_sin.cols % 2 == 0, "rope: odd head width");
+  require(positions.size() == static_cast<std::size_t>(x.rows), "rope: not one position per row");
+  for (const std::int32_t p : positions)
+    require(p >= 0 && p < cos_sin.rows, "rope: position beyond the table");
+  kernels_of(ctx).rope.rope(x, heads, cos_sin, positions, inverse);
+}
+
+void require_attention_shapes(const In& q, const In& k, const In& v, const Heads& heads,
+                              std::span<const Segment> segments) {
+  require(heads.key_value > 0 && heads.query % heads.key_value == 0, "attention: K does not divide H");
+  require_matrix(q, q.rows, heads.query * heads.width, "attention: q is not [N, H·A]");
+  require_matrix(k, k.rows, heads.key_value * heads.width, "attention: k is not [M, K·A]");
+  require_matrix(v, k.rows, heads.key_value * heads.width, "attention: v is not [M, K·A]");
+  require(q.dtype == k.dtype && k.dtype == v.dtype, "attention: q, k and v differ in dtype");
+  for (const Segment& s : segments) {
+    require(s.q_row >= 0 && s.q_len >= 0 && s.q_row + s.q_len <= q.rows, "attention: segment beyond q");
+    require(s.k_row >= 0 && s.k_len >= s.q_len && s.k_row + s.k_len <= k.rows, "attention: segment beyond k");
+  }
+}
+
+}  // namespace
+
+void rope_table(Out cos_sin, double theta) {
+  require(cos_sin.cols % 2 == 0 && theta > 0.0, "rope_table: odd head width or theta not positive");
+  require(is_wide(cos_sin.dtype), "rope_table: cos_sin is not wide");
+  if (cos_sin.dtype == DType::f64) {
+    fill_rope_table<double>(cos_sin, theta);
+  } else {
+    fill_rope_table<float>(cos_sin, theta);
+  }
+}
+
+void rope_forward(const Context& ctx, Out x, std::int64_t heads, In cos_sin,
+                  std::span<const std::int32_t> positions) {
+  rotate(ctx, x, heads, cos_sin, positions, false);
+}
+
+void rope_backward(const Context& ctx, Out d_x, std::int64_t heads, In cos_sin,
+                   std::span<const std::int32_t> positions) {
+  rotate(ctx, d_x, heads, cos_sin, positions, true);
+}
+
+void attention_forward(const Context& ctx, Out y, Out lse, In q, In k, In v, Heads heads,
+                       std::span<const Segment> segments) {
+  require_attention_shapes(q, k, v, heads, segments);
+  require_matrix(y, q.rows, q.cols, "attention_forward: y is not [N, H·A]");
+  require(y.dtype == q.dtype, "attention_forward: y and q differ in dtype");
+  if (ctx.inference) {
+    require(!lse, "attention_forward: lse is not kept in inference");
+    kernels_of(ctx).attention.attention_invariant(y, q, k, v, heads, segments);
+    return;
+  }
+  if (lse) require_wide(lse, q.rows, heads.query, "attention_forward: lse is not wide [N, H]");
+  kernels_of(ctx).attention.attention_forward(y, lse, q, k, v, heads, segments);
+}
+
+void attention_backward(const Context& ctx, Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In y, In lse,
+                        Heads heads, std::span<const Segment> segments) {
+  require(!ctx.inference, "attention_backward in an inference context");
+  require_attention_shapes(q, k, v, heads, segments);
+  for (const Segment& s : segments) {
+    require(s.k_row == s.q_row && s.k_len == s.q_len,
+            "attention_backward: keys are not the batch's own rows");
+  }
+  require_matrix(y, q.rows, q.cols, "attention_backward: y is not [N, H·A]");
+  require_matrix(d_y, q.rows, q.cols, "attention_backward: d_y is not [N, H·A]");
+  require_matrix(d_q, q.rows, q.cols, "attention_backward: d_q is not [N, H·A]");
+  require_matrix(d_k, k.rows, k.cols, "attention_backward: d_k is not [M, K·A]");
+  require_matrix(d_v, v.rows, v.cols, "attention_backward: d_v is not [M, K·A]");
+  require_wide(lse, q.rows, heads.query, "attention_backward: lse is not wide [N, H]");
+  kernels_of(ctx).attention.attention_backward(d_q, d_k, d_v, d_y, q, k, v, y, lse, heads, segments);
+}
+
+}  // namespace stem

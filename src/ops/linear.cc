@@ -1,0 +1,45 @@
+#include "ops/linear.h"
+
+#include "ops/checks.h"
+
+namespace stem {
+
+void linear_forward(const Context& ctx, Out y, In x, const Weight& w, bool accumulate) {
+  require_matrix(w.values, y.cols, x.cols, "linear_forward: weight is not [out, in]");
+  require_matrix(x, y.rows, x.cols, "linear_forward: x and y differ in rows");
+  require_matrix(y, x.rows, y.cols, "linear_forward: y");
+  if (x.rows == 0) return;
+  if (ctx.inference) {
+    kernels_of(ctx).gemm.linear_invariant(y, x, w.values, accumulate);
+  } else {
+    require(x.dtype == w.values.dtype, "linear_forward: x has not the weight's dtype");
+    kernels_of(ctx).gemm.gemm(y, x, false, w.values, true, accumulate);
+  }
+}
+
+void linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, const Weight& w) {
+  const std::int64_t rows = d_y.rows, in = w.in_features(), out = w.out_features();
+  require(!ctx.inference, "linear_backward in an inference context");
+  require_matrix(d_y, rows, out, "linear_backward: d_y is not [N, out]");
+  if (rows == 0) return;
+  const GemmKernels& gemm = kernels_of(ctx).gemm;
+  if (d_w) {
+    require_matrix(x, rows, in, "linear_backward: x is not [N, in]");
+    require_wide(d_w, out, in, "linear_backward: d_w is not wide [out, in]");
+    require(x.dtype == d_y.dtype, "linear_backward: d_y and x differ in dtype");
+    gemm.gemm(d_w, d_y, true, x, false, true);
+  }
+  if (d_x) {
+    require_matrix(d_x, rows, in, "linear_backward: d_x is not [N, in]");
+    require(d_y.dtype == w.values.dtype, "linear_backward: d_y has not the weight's dtype");
+    gemm.gemm(d_x, d_y, false, w.values, false, false);
+  }
+}
+
+void convert(const Context& ctx, Out dst, In src) {
+  require_matrix(src, dst.rows, dst.cols, "convert: shapes differ");
+  require_matrix(dst, src.rows, src.cols, "convert: dst");
+  kernels_of(ctx).optimizer.convert(dst, src);
+}
+
+}  // namespace stem
