@@ -10,7 +10,9 @@
 namespace stem {
 namespace {
 
-constexpr std::size_t kLongestWord = 128;  // bounds the quadratic distance on text from outside
+// Bounds for a distance that is quadratic in words from outside.
+constexpr std::size_t kLongestWord = 128;
+constexpr std::size_t kMostCandidates = 10'000;
 
 char lower(char c) {
   return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
@@ -37,7 +39,7 @@ std::size_t distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string nearest(std::string_view word, std::span<const std::string> known) {
-  if (word.size() > kLongestWord) return {};
+  if (word.size() > kLongestWord || known.size() > kMostCandidates) return {};
   const std::size_t limit = 2 * std::max<std::size_t>(2, word.size() / 3);
   std::size_t best = std::numeric_limits<std::size_t>::max();
   std::string found;
