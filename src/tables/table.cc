@@ -19,17 +19,13 @@ Table Table::in_memory(TableShape shape, DType dtype) {
 Table Table::mapped(const Safetensors& file, TableShape shape) {
   const TensorInfo& info = file.info("stem.table");
   const std::vector<std::int64_t> expected{shape.vocab, shape.layers, shape.width};
-  if (info.shape != expected) {
-    fail(ErrorCode::kMismatch, "{}: stem.table: expected shape [{}] from config.json, found [{}]",
-         file.path().string(), fmt::join(expected, ", "), fmt::join(info.shape, ", "));
-  }
-  if (info.dtype != DType::f32 && info.dtype != DType::bf16) {
-    fail(ErrorCode::kMismatch, "{}: stem.table: expected dtype f32 or bf16, found {}", file.path().string(),
-         name_of(info.dtype));
+  if (info.shape != expected || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {
+    fail(ErrorCode::kMismatch, "{}: stem.table: expected F32 or BF16 [{}] (from config.json), found {}", file.path(),
+         fmt::join(expected, ", "), info.described());
   }
   Table table;
   table.shape_ = shape;
-  table.dtype_ = info.dtype;
+  table.dtype_ = *info.dtype;
   table.file_ = std::make_shared<Safetensors>(file);
   table.data_ = static_cast<const char*>(table.file_->data("stem.table"));
   return table;
