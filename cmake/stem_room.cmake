@@ -1,5 +1,6 @@
 # A room is a folder of src/: one static library stem_<room> from its *.cc, one test program <room>_test from its
-# *_test.cc. Test sources in tests/ form the program cross_test (they may use every room).
+# *_test.cc. Test sources in tests/ form the program cross_test (they may use every room). The target unit_tests builds
+# the rooms' test programs, and ctest knows their tests by the label unit; the others are labelled cross and cli.
 
 add_library(stem_flags INTERFACE)
 target_include_directories(stem_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
@@ -43,27 +44,53 @@ function(stem_room ROOM)
 endfunction()
 
 function(stem_test_program NAME)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "" "LABEL" "SOURCES;LIBS" ${ARGN})
   add_executable(${NAME} ${ARG_SOURCES})
   target_link_libraries(${NAME} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gtest_main)
   target_compile_definitions(${NAME} PRIVATE STEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" STEM_BINARY_DIR="${CMAKE_BINARY_DIR}")
   gtest_discover_tests(${NAME} TEST_PREFIX "${NAME}." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT 900)
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 900)
 endfunction()
 
 function(stem_tests)
   find_package(GTest REQUIRED)
   include(GoogleTest)
+  add_custom_target(unit_tests)
   get_property(ROOMS GLOBAL PROPERTY STEM_ROOMS)
   foreach(NAME ${ROOMS})
     get_property(TESTS GLOBAL PROPERTY STEM_TESTS_${NAME})
     if(TESTS)
       # ops and cpu tests compare backends, so every room's test may link both
-      stem_test_program(${NAME}_test SOURCES ${TESTS} LIBS stem_${NAME} stem_kernels_reference stem_kernels_cpu stem_ops)
+      stem_test_program(${NAME}_test LABEL unit SOURCES ${TESTS}
+        LIBS stem_${NAME} stem_kernels_reference stem_kernels_cpu stem_ops)
+      add_dependencies(unit_tests ${NAME}_test)
     endif()
   endforeach()
   file(GLOB CROSS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.cc)
   if(CROSS)
-    stem_test_program(cross_test SOURCES ${CROSS} LIBS stem_apps)
+    stem_test_program(cross_test LABEL cross SOURCES ${CROSS} LIBS stem_apps)
   endif()
+endfunction()
+
+# One test for each tests/cli/*.case (tests/cli/README.md). Cases that name $MODEL share one model, made before them.
+function(stem_cli_tests)
+  find_package(Python3 QUIET COMPONENTS Interpreter)
+  file(GLOB CASES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/cli/*.case)
+  if(NOT TARGET stem OR NOT Python3_FOUND)
+    return()
+  endif()
+  set(RUN ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/cli_test.py --stem $<TARGET_FILE:stem>
+    --work ${CMAKE_BINARY_DIR}/cli)
+  add_test(NAME cli.make_model COMMAND ${RUN} --make-model)
+  set_tests_properties(cli.make_model PROPERTIES FIXTURES_SETUP cli_model LABELS cli TIMEOUT 900 PROCESSORS 2)
+  foreach(CASE ${CASES})
+    get_filename_component(NAME ${CASE} NAME_WE)
+    add_test(NAME cli.${NAME} COMMAND ${RUN} ${CASE})
+    set_tests_properties(cli.${NAME} PROPERTIES LABELS cli TIMEOUT 300 SKIP_RETURN_CODE 77)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CASE})
+    file(STRINGS ${CASE} NEEDS_MODEL REGEX "[$]MODEL|[$]{MODEL}" LIMIT_COUNT 1)
+    if(NEEDS_MODEL)
+      set_tests_properties(cli.${NAME} PROPERTIES FIXTURES_REQUIRED cli_model)
+    endif()
+  endforeach()
 endfunction()
