@@ -1,0 +1,101 @@
+#include "generate/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/rng.h"
+
+namespace stem {
+
+Session::Session(const Context& context, const Model& model, const Overlay* overlay, std::int64_t capacity)
+    : context_(context),
+      model_(model),
+      overlay_(overlay),
+      cache_(model.config, model.precision.wide,
+             capacity > 0 ? std::min(capacity, model.config.max_positions) : model.config.max_positions),
+      logits_(static_cast<std::size_t>(model.config.vocab)) {
+  context_.inference = true;
+}
+
+std::span<const float> Session::feed(std::span<const std::int32_t> tokens) {
+  require(!tokens.empty(), "a session is fed at least one token");
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || token >= model_.config.vocab) {
+      fail(ErrorCode::kUsage, "token id: expected a number in [0, {}), found {}", model_.config.vocab, token);
+    }
+  }
+  const auto past = static_cast<std::int64_t>(tokens_.size()), n = static_cast<std::int64_t>(tokens.size());
+  if (past + n > cache_.capacity()) {
+    fail(ErrorCode::kUsage, "the context holds {} tokens (max_position_embeddings), the text needs {}", cache_.capacity(),
+         past + n);
+  }
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  std::vector<std::int32_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(past));
+  const Segment segment{0, n, 0, past + n};
+  const std::int32_t* whole = tokens_.data();
+  const TokenBatch batch{tokens, positions, {&segment, 1}, {&whole, 1}};
+  const RowPlan rows(model_.table, batch, overlay_);
+
+  Workspace::Scope scope(*context_.workspace);
+  Activations a = allocate_activations(context_, model_, n);
+  forward_hidden(context_, model_, batch, rows, a, &cache_);
+  const std::int64_t last = n - 1;
+  forward_logits(context_, model_, a, {&last, 1}, matrix(logits_.data(), 1, model_.config.vocab));
+  return logits_;
+}
+
+std::int32_t sample(std::span<const float> logits, const SampleOptions& options, std::uint64_t rng_counter) {
+  const auto best = std::max_element(logits.begin(), logits.end());
+  if (options.temperature <= 0.0) return static_cast<std::int32_t>(best - logits.begin());
+  const Rng rng(options.seed, 0);
+  const double u = static_cast<double>(rng.at(rng_counter) >> 11) * 0x1.0p-53;
+  const auto weight = [&](float logit) { return std::exp((static_cast<double>(logit) - static_cast<double>(*best)) / options.temperature); };
+  double total = 0.0;
+  for (const float logit : logits) total += weight(logit);
+  double left = u * total;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    left -= weight(logits[i]);
+    if (left < 0.0) return static_cast<std::int32_t>(i);
+  }
+  return static_cast<std::int32_t>(best - logits.begin());  // rounding left a crumb
+}
+
+std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt, const SampleOptions& options,
+                                   const std::function<bool(std::int32_t)>& on_token) {
+  std::vector<std::int32_t> made;
+  if (options.max_tokens <= 0) return made;
+  std::span<const float> logits = session.feed(prompt);
+  while (true) {
+    const std::int32_t token = sample(logits, options, static_cast<std::uint64_t>(session.tokens().size()));
+    if (token == options.stop_token) break;
+    made.push_back(token);
+    if (on_token && !on_token(token)) break;
+    const bool full = static_cast<std::int64_t>(session.tokens().size()) >= session.capacity();
+    if (full || static_cast<std::int64_t>(made.size()) >= options.max_tokens) break;
+    logits = session.feed({&made.back(), 1});
+  }
+  return made;
+}
+
+std::vector<Candidate> top_candidates(std::span<const float> logits, std::int64_t k) {
+  const float best = *std::max_element(logits.begin(), logits.end());
+  double total = 0.0;
+  for (const float logit : logits) total += std::exp(static_cast<double>(logit - best));
+  std::vector<std::int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto count = std::min<std::ptrdiff_t>(k, static_cast<std::ptrdiff_t>(order.size()));
+  const auto value = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
+  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](std::int32_t a, std::int32_t b) {
+    return value(a) != value(b) ? value(a) > value(b) : a < b;
+  });
+  std::vector<Candidate> top;
+  for (std::ptrdiff_t i = 0; i < count; ++i) {
+    const std::int32_t id = order[static_cast<std::size_t>(i)];
+    top.push_back({id, std::exp(static_cast<double>(value(id) - best)) / total});
+  }
+  return top;
+}
+
+}  // namespace stem

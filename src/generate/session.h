@@ -1,0 +1,59 @@
+// One sequence being continued: its tokens, its keys and values, the patches in force.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "model/forward.h"
+#include "tables/overlay.h"
+
+namespace stem {
+
+/// Feeds tokens through the model in inference mode (batch-invariant kernels): the logits of a position do not depend on how
+/// the tokens before it were cut into calls. The model and the overlay must outlive the session. Cached keys and values
+/// belong to this overlay: another overlay needs another session.
+class Session {
+ public:
+  /// `capacity`: most tokens it can hold, at most the model's max_positions.
+  Session(const Context& context, const Model& model, const Overlay* overlay = nullptr, std::int64_t capacity = 0);
+
+  /// Appends tokens (at least one) and returns the logits [V] after the last. Valid until the next call.
+  /// Throws kUsage when an id is not in the vocabulary or the context is full.
+  std::span<const float> feed(std::span<const std::int32_t> tokens);
+
+  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+  std::int64_t capacity() const { return cache_.capacity(); }
+
+ private:
+  Context context_;
+  const Model& model_;
+  const Overlay* overlay_;
+  KvCache cache_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<float> logits_;
+};
+
+struct SampleOptions {
+  std::int64_t max_tokens = 64;
+  double temperature = 0.0;  ///< 0: greedy
+  std::uint64_t seed = 1;
+  std::int32_t stop_token = -1;  ///< ends the text, not returned
+};
+
+/// The next token: arg-max (lowest id on ties) at temperature 0, else a draw from softmax(logits / temperature) at `rng_counter`.
+std::int32_t sample(std::span<const float> logits, const SampleOptions& options, std::uint64_t rng_counter);
+
+/// Continues `prompt` in `session`. `on_token`, when given, sees each token as it is made; returning false stops.
+std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt, const SampleOptions& options,
+                                   const std::function<bool(std::int32_t)>& on_token = {});
+
+/// Probabilities of the k likeliest next tokens, descending.
+struct Candidate {
+  std::int32_t token = 0;
+  double probability = 0.0;
+};
+std::vector<Candidate> top_candidates(std::span<const float> logits, std::int64_t k);
+
+}  // namespace stem
