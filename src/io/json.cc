@@ -10,6 +10,27 @@
 namespace stem {
 namespace {
 
+// The keys of one object. Most objects have a handful, and a hash set for each would cost more than the
+// parsing.
+class KeySet {
+ public:
+  bool insert(const std::string& key) {
+    if (!many_.empty()) return many_.insert(key).second;
+    if (std::find(few_.begin(), few_.end(), key) != few_.end()) return false;
+    few_.push_back(key);
+    if (few_.size() > kFew) {
+      many_.insert(few_.begin(), few_.end());
+      few_.clear();
+    }
+    return true;
+  }
+
+ private:
+  static constexpr std::size_t kFew = 16;
+  std::vector<std::string> few_;
+  std::unordered_set<std::string> many_;
+};
+
 // Builds the value from parser events. The library's own builder neither bounds depth and counts nor refuses
 // duplicate keys, and inserts into an ordered object in linear time, which 10^6 keys turn into hours.
 class Builder : public nlohmann::json_sax<Json> {
@@ -29,7 +50,7 @@ class Builder : public nlohmann::json_sax<Json> {
   bool end_array() override { return shut(); }
 
   bool key(string_t& value) override {
-    if (!open_.back().keys.insert(value).second) {
+    if (!open_.back().keys.insert(value)) {
       fail(ErrorCode::kFormat, "{}: key {} appears twice in one object", name_, shown(Json(value)));
     }
     open_.back().key = std::move(value);
@@ -60,7 +81,7 @@ class Builder : public nlohmann::json_sax<Json> {
   struct Open {
     Json* value;
     std::string key;
-    std::unordered_set<std::string> keys;
+    KeySet keys;
   };
 
   Json* add(Json&& value) {

@@ -14,6 +14,7 @@ namespace stem {
 namespace {
 
 constexpr std::uint64_t kMaxHeader = 100'000'000;  // the reference implementation's limit
+constexpr std::size_t kMaxValues = 2'000'000;  // JSON values: about 250,000 tensors, parsed in under a second
 constexpr std::size_t kMaxRank = 64;
 constexpr std::string_view kMetadata = "__metadata__";
 
@@ -22,7 +23,7 @@ struct TypeName {
   std::uint64_t bits;
   std::optional<DType> dtype;
 };
-constexpr std::array<TypeName, 21> kTypes = {{
+constexpr std::array<TypeName, 20> kTypes = {{
     {"F64", 64, DType::f64},      {"F32", 32, DType::f32},      {"F16", 16, DType::f16},
     {"BF16", 16, DType::bf16},    {"I64", 64, DType::i64},      {"I32", 32, DType::i32},
     {"U16", 16, DType::u16},      {"U8", 8, DType::u8},         {"I8", 8, DType::i8},
@@ -34,7 +35,7 @@ constexpr std::array<TypeName, 21> kTypes = {{
 
 const TypeName* find_type(std::string_view name) {
   for (const TypeName& type : kTypes) {
-    if (!type.name.empty() && type.name == name) return &type;
+    if (type.name == name) return &type;
   }
   return nullptr;
 }
@@ -47,56 +48,84 @@ bool multiply(std::uint64_t a, std::uint64_t b, std::uint64_t* product) {
   return !__builtin_mul_overflow(a, b, product);
 }
 
-// A count as the format wants it: an integer >= 0 that an int64 holds.
-std::uint64_t count_of(const Json& value, const std::string& file, const std::string& tensor,
-                       std::string_view what) {
-  const bool good =
-      value.is_number_unsigned() &&
-      value.get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-  if (!good) {
-    fail(ErrorCode::kFormat, "{}: {}: {}: expected an integer in [0, 2^63), found {}", file, tensor, what,
-         shown(value));
-  }
-  return value.get<std::uint64_t>();
-}
-
 struct Range {
   std::uint64_t begin, end;  // relative to the first data byte
 };
 
-TensorInfo parse_tensor(const std::string& name, const Json& json, const std::string& file, Range* range) {
-  const std::string where = file + ": " + shown(Json(name));
-  TensorInfo info;
-  info.name = name;
-  info.type = get_string(json, "dtype", where, 32);
-  const TypeName* type = find_type(info.type);
-  if (type == nullptr) fail(ErrorCode::kFormat, "{}: dtype: unknown type {}", where, shown(Json(info.type)));
-  info.dtype = type->dtype;
+// Reads one entry of the header. A header may hold 10^5 of them, so the text that names file and tensor in
+// errors is built only when there is one.
+class TensorParser {
+ public:
+  explicit TensorParser(const std::string& file) : file_(file) {}
 
-  std::uint64_t elements = 1, bits = 0;
-  for (const Json& extent : get_array(json, "shape", where, kMaxRank)) {
-    const std::uint64_t n = count_of(extent, file, shown(Json(name)), "shape");
-    info.shape.push_back(static_cast<std::int64_t>(n));
-    if (!multiply(elements, n, &elements)) {
-      fail(ErrorCode::kFormat, "{}: shape: the product of {} overflows", where, shape_text(info.shape));
+  TensorInfo parse(const std::string& name, const Json& json, Range* range) {
+    name_ = &name;
+    if (!json.is_object()) wrong("a tensor's entry", "an object", json);
+    TensorInfo info;
+    info.name = name;
+    const TypeName& type = type_of(member(json, "dtype"));
+    info.type = type.name;
+    info.dtype = type.dtype;
+
+    const Json& shape = member(json, "shape");
+    if (!shape.is_array() || shape.size() > kMaxRank) wrong("shape", "an array of at most 64 extents", shape);
+    std::uint64_t elements = 1, bits = 0;
+    bool fits = true;
+    info.shape.reserve(shape.size());
+    for (const Json& extent : shape) {
+      const std::uint64_t n = count("shape", extent);
+      info.shape.push_back(static_cast<std::int64_t>(n));
+      fits = fits && multiply(elements, n, &elements);
     }
-  }
-  if (!multiply(elements, type->bits, &bits) || bits % 8 != 0) {
-    fail(ErrorCode::kFormat, "{}: {} {} is no whole number of bytes", where, info.type,
-         shape_text(info.shape));
+    if (!fits || !multiply(elements, type.bits, &bits)) {
+      fail(ErrorCode::kFormat, "{}: shape: the size of {} overflows", where(), info.described());
+    }
+    if (bits % 8 != 0)
+      fail(ErrorCode::kFormat, "{}: {} is no whole number of bytes", where(), info.described());
+
+    const Json& offsets = member(json, "data_offsets");
+    if (!offsets.is_array() || offsets.size() != 2) wrong("data_offsets", "an array of 2 offsets", offsets);
+    range->begin = count("data_offsets", offsets[0]);
+    range->end = count("data_offsets", offsets[1]);
+    if (range->end < range->begin || range->end - range->begin != bits / 8) {
+      fail(ErrorCode::kFormat, "{}: data_offsets: {} takes {} bytes, found [{}, {}]", where(),
+           info.described(), bits / 8, range->begin, range->end);
+    }
+    info.bytes = bits / 8;
+    return info;
   }
 
-  const Json& offsets = get_array(json, "data_offsets", where, 2);
-  if (offsets.size() != 2) fail(ErrorCode::kFormat, "{}: data_offsets: expected 2 entries", where);
-  range->begin = count_of(offsets[0], file, shown(Json(name)), "data_offsets");
-  range->end = count_of(offsets[1], file, shown(Json(name)), "data_offsets");
-  if (range->end < range->begin || range->end - range->begin != bits / 8) {
-    fail(ErrorCode::kFormat, "{}: data_offsets: {} {} takes {} bytes, found [{}, {}]", where, info.type,
-         shape_text(info.shape), bits / 8, range->begin, range->end);
+ private:
+  std::string where() const { return file_ + ": " + shown(Json(*name_)); }
+
+  [[noreturn]] void wrong(std::string_view field, std::string_view expected, const Json& found) const {
+    fail(ErrorCode::kFormat, "{}: {}: expected {}, found {}", where(), field, expected, shown(found));
   }
-  info.bytes = bits / 8;
-  return info;
-}
+
+  const Json& member(const Json& json, const char* key) const {
+    const auto found = json.find(key);
+    if (found == json.end()) fail(ErrorCode::kFormat, "{}: {}: missing", where(), key);
+    return *found;
+  }
+
+  const TypeName& type_of(const Json& json) const {
+    if (json.is_string()) {
+      if (const TypeName* type = find_type(json.get_ref<const std::string&>())) return *type;
+    }
+    wrong("dtype", "a type of the format", json);
+  }
+
+  // An integer >= 0 that an int64 holds.
+  std::uint64_t count(std::string_view field, const Json& json) const {
+    constexpr auto kMax = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+    if (!json.is_number_unsigned() || json.get<std::uint64_t>() > kMax)
+      wrong(field, "an integer in [0, 2^63)", json);
+    return json.get<std::uint64_t>();
+  }
+
+  const std::string& file_;
+  const std::string* name_ = nullptr;
+};
 
 }  // namespace
 
@@ -142,10 +171,12 @@ Safetensors Safetensors::open(const std::filesystem::path& path) {
   // The format wants '{' first; the parser alone would also take leading spaces or a byte order mark.
   if (text.empty() || text[0] != '{') fail(ErrorCode::kFormat, "{}: header: expected '{{' at byte 8", file);
   const Json header = parse_json(text, file + ": header",
-                                 {.max_bytes = kMaxHeader, .max_depth = 8, .max_elements = 16'000'000});
+                                 {.max_bytes = kMaxHeader, .max_depth = 8, .max_elements = kMaxValues});
   text = {};
 
+  TensorParser parser(file);
   std::vector<std::pair<Range, TensorInfo>> found;
+  found.reserve(header.size());
   for (const auto& item : header.items()) {
     if (item.key() == kMetadata) {
       if (item.value().is_null()) continue;
@@ -163,7 +194,7 @@ Safetensors Safetensors::open(const std::filesystem::path& path) {
       continue;
     }
     Range range{};
-    TensorInfo info = parse_tensor(item.key(), item.value(), file, &range);
+    TensorInfo info = parser.parse(item.key(), item.value(), &range);
     found.emplace_back(range, std::move(info));
   }
   std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) {

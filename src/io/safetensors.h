@@ -36,7 +36,8 @@ struct TensorInfo {
 /// touched.
 class Safetensors {
  public:
-  /// Validates the whole header: its length (at most 100 MB), JSON, types, dimensions (products that
+  /// Validates the whole header: its length (at most 100 MB), JSON (at most 2 million
+  /// values, about 250,000 tensors), types, dimensions (products that
   /// overflow), and that the tensors' bytes follow each other without hole or overlap and end where the file
   /// ends. kFormat names file, tensor, expected and found.
   static Safetensors open(const std::filesystem::path& path);
