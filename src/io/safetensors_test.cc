@@ -197,10 +197,10 @@ TEST_F(SafetensorsFile, ManyTensorsOpenAndTooManyAreRefusedInTime) {
   const auto start = std::chrono::steady_clock::now();
   put(header_of(50'000));
   EXPECT_EQ(Safetensors::open(path).tensors().size(), 50'000u);
-  put(header_of(1'000'000));
+  put(header_of(300'000));
   EXPECT_NE(failure_of([&] { Safetensors::open(path); }, ErrorCode::kFormat).find("more than 2000000 values"),
             std::string::npos);
-  // 0.5 s on an idle machine; the slack is for sanitizers and busy ones.
+  // A fraction of a second on an idle machine; the slack is for sanitizers and busy ones.
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
