@@ -1,4 +1,5 @@
-// Every backend against the oracle by one list of cases: odd shapes, strided views, f32 and bf16.
+// Every backend against the oracle by one list of cases: odd shapes, strided views, f32 and bf16. Each list
+// ends in a shape that is large enough for more than one thread.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -120,7 +121,7 @@ TEST_P(BackendsTest, Linear) {
 }
 
 TEST_P(BackendsTest, RmsNorm) {
-  for (const auto [rows, width] : {std::array{1L, 1L}, {1L, 67L}, {5L, 16L}, {37L, 129L}}) {
+  for (const auto [rows, width] : {std::array{1L, 1L}, {1L, 67L}, {5L, 16L}, {37L, 129L}, {131L, 515L}}) {
     const Tensor x = random(f32, rows, width), weight = random(f32, 1, width),
                  d_y = random(narrow, rows, width);
     Tensor inv_rms(f32, 1, rows);
@@ -200,7 +201,7 @@ std::vector<std::int32_t> random_tokens(std::int64_t count, std::uint64_t vocab,
 }
 
 TEST_P(BackendsTest, GatedProducts) {
-  for (const auto [rows, width] : {std::array{1L, 1L}, {1L, 67L}, {5L, 32L}, {37L, 129L}}) {
+  for (const auto [rows, width] : {std::array{1L, 1L}, {1L, 67L}, {5L, 32L}, {37L, 129L}, {131L, 515L}}) {
     for (const DType stored : {f32, bf16_type}) {
       const Tensor gate = random(narrow, rows, width), up = random(narrow, rows, width),
                    d_h = random(narrow, rows, width);
@@ -240,7 +241,7 @@ TEST_P(BackendsTest, GatedProducts) {
 }
 
 TEST_P(BackendsTest, Embedding) {
-  for (const auto [rows, width] : {std::array{1L, 1L}, {5L, 67L}, {200L, 33L}}) {
+  for (const auto [rows, width] : {std::array{1L, 1L}, {5L, 67L}, {200L, 33L}, {131L, 515L}}) {
     const TokenRows read(random_tokens(rows, 17, rng), 17, width, narrow, f32, rng, 3, 0.5f);
     const Tensor d_x = random(f32, rows, width);
     compare(fmt::format("{}x{}", rows, width),
@@ -256,7 +257,7 @@ TEST_P(BackendsTest, Embedding) {
 }
 
 TEST_P(BackendsTest, HeadAndLoss) {
-  for (const auto [rows, width, vocab] : {std::array{1L, 3L, 2L}, {5L, 33L, 67L}, {70L, 8L, 70001L}}) {
+  for (const auto [rows, width, vocab] : {std::array{1L, 3L, 2L}, {5L, 33L, 67L}, {35L, 5L, 70001L}}) {
     const Tensor x = random(narrow, rows, width), head = random(narrow, vocab, width);
     std::vector<std::int32_t> targets = random_tokens(rows, static_cast<std::uint64_t>(vocab), rng);
     if (rows > 1) targets[1] = -1;
@@ -281,7 +282,7 @@ TEST_P(BackendsTest, HeadAndLoss) {
 }
 
 TEST_P(BackendsTest, Optimizer) {
-  for (const std::int64_t size : {1L, 67L, 5000L}) {
+  for (const std::int64_t size : {1L, 67L, 70001L}) {
     const Tensor g = random(f32, 1, size);
     Tensor second = random(f32, 1, size);
     for (std::int64_t i = 0; i < size; ++i) set(second, 0, i, std::abs(get(second, 0, i)));

@@ -51,9 +51,9 @@ class InvarianceTest : public ::testing::TestWithParam<Setting> {
       const Threads one(1);
       for (std::int64_t n = 0; n < rows; ++n) single.push_back(compute(n, 1));
     }
-    for (const int threads : {1, 2, 3}) {
+    for (const int threads : {1, 2}) {
       const Threads some(threads);
-      for (const std::int64_t chunk : {1L, 2L, 3L, 5L, 8L, 16L, 33L, rows}) {
+      for (const std::int64_t chunk : {1L, 3L, 4L, 17L, rows}) {
         for (std::int64_t first = 0; first < rows; first += chunk) {
           const std::int64_t count = std::min(chunk, rows - first);
           const Tensor part = compute(first, count);
@@ -76,9 +76,9 @@ INSTANTIATE_TEST_SUITE_P(Backends, InvarianceTest,
                          });
 
 TEST_P(InvarianceTest, Linear) {
-  for (const auto [in, outs] : {std::array{33L, 67L}, {128L, 5L}, {300L, 130L}}) {
+  for (const auto [in, outs] : {std::array{33L, 67L}, {300L, 130L}, {8201L, 9L}}) {
     const Tensor w = random(narrow, outs, in);
-    const std::int64_t rows = 70;
+    const std::int64_t rows = 37;
     for (const DType x_type : {narrow, f32}) {
       const Tensor x = random(x_type, rows, in), residual = random(f32, rows, outs);
       for (const DType y_type : {f32, narrow}) {
@@ -154,7 +154,7 @@ TEST_P(InvarianceTest, AttentionIgnoresWhatItMayNotSee) {
 }
 
 TEST_P(InvarianceTest, RowwiseOperations) {
-  const std::int64_t rows = 40, width = 66;
+  const std::int64_t rows = 40, width = 906;
   const Tensor x = random(f32, rows, width), weight = random(f32, 1, width);
   const Tensor gate = random(narrow, rows, width), up = random(narrow, rows, width);
   std::vector<std::int32_t> tokens, positions;
@@ -163,7 +163,7 @@ TEST_P(InvarianceTest, RowwiseOperations) {
     positions.push_back(n * 3);
   }
   const TokenRows read(tokens, 7, width, narrow, f32, rng, 3, 0.5f);
-  Tensor table(f32, 128, 22);
+  Tensor table(f32, 128, 302);
   rope_table(table, 10000.0);
   expect_invariant(rows, [&](std::int64_t first, std::int64_t count) {
     const RowPointers part{read.pointers.data() + first, count, width};
