@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <ostream>
 #include <string>
 
 #include "kernels/cpu/cpu.h"
@@ -23,9 +24,17 @@ constexpr DType f32 = DType::f32, bf16_type = DType::bf16;
 /// One computation on any backend: writes its results into `out`, which starts with random values.
 using Operation = std::function<void(const Context&, const std::vector<Tensor>& out)>;
 
-class BackendsTest : public ::testing::TestWithParam<DType> {
+/// The GEMM's input type; its name is part of the test's.
+struct Narrow {
+  DType dtype;
+};
+void PrintTo(const Narrow& narrow, std::ostream* out) {
+  *out << name_of(narrow.dtype);
+}
+
+class BackendsTest : public ::testing::TestWithParam<Narrow> {
  protected:
-  const DType narrow = GetParam();
+  const DType narrow = GetParam().dtype;
   Rng rng{8, 1};
   Workspace workspace;
 
@@ -58,8 +67,8 @@ class BackendsTest : public ::testing::TestWithParam<DType> {
   double composite_tolerance() const { return narrow == bf16_type ? 1e-2 : 1e-5; }
 };
 
-INSTANTIATE_TEST_SUITE_P(Narrow, BackendsTest, ::testing::Values(f32, bf16_type),
-                         [](const auto& test) { return std::string(name_of(test.param)); });
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendsTest, ::testing::Values(Narrow{f32}, Narrow{bf16_type}),
+                         [](const auto& test) { return std::string(name_of(test.param.dtype)); });
 
 // [rows, in, out]
 constexpr std::array<std::array<std::int64_t, 3>, 8> kLinearShapes{{{1, 1, 1},

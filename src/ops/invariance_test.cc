@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <ostream>
+#include <string>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/reference/reference.h"
@@ -31,6 +33,9 @@ struct Setting {
   const Kernels& (*kernels)();
   DType narrow;
 };
+void PrintTo(const Setting& s, std::ostream* out) {
+  *out << s.kernels().name << ' ' << name_of(s.narrow);
+}
 
 class InvarianceTest : public ::testing::TestWithParam<Setting> {
  protected:
