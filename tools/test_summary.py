@@ -11,6 +11,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 OUTPUT_LINES = 40
+# Lines of GoogleTest that tell nothing about one failed test.
+NOISE = ("Running main() from", "Note: Google Test filter", "[----------]", "[==========]", "[ RUN      ]", "[  PASSED  ]")
 # What ctest writes for a test that chose to skip. Any other reason for not running (no executable, a fixture that failed)
 # is a failure.
 CHOSEN = ("SKIP_RETURN_CODE", "SKIP_REGULAR_EXPRESSION", "Disabled")
@@ -62,8 +64,9 @@ def main():
             output = case.findtext("system-out") or ""
             slow.append((float(case.get("time") or 0), f"{label}: {case.get('name')}"))
             if result == "failed":
-                print(f"FAILED  {label}: {case.get('name')}  ({reason or 'no reason given'})")
-                print("".join(f"    {line}\n" for line in output.splitlines()[-OUTPUT_LINES:]))
+                print(f"FAILED  {label}: {case.get('name')}  ({reason or f'after {slow[-1][0]:.1f} s'})")
+                lines = [line for line in output.splitlines() if line and not line.startswith(NOISE)]
+                print("".join(f"    {line}\n" for line in lines[-OUTPUT_LINES:]))
             elif result == "skipped":
                 skips[skip_reason(output)] += 1
     for reason, number in skips.most_common():
