@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <string>
 #include <vector>
@@ -28,16 +29,25 @@ Tensor random_tensor(DType dtype, std::int64_t rows, std::int64_t cols, std::uin
   return narrow;
 }
 
+/// With one thread its own processor time, so that other programs do not count; with more the wall clock.
+double now() {
+  if (cpu_threads() == 1) {
+    timespec t{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 /// Prints the best and the median time of a call, and the rate at the best: `work` operations or bytes.
 void report(const std::string& name, double work, const char* unit, const std::function<void()>& call) {
-  using Clock = std::chrono::steady_clock;
   call();
   std::vector<double> seconds;
   double spent = 0;
   while (seconds.size() < 5 || (spent < 0.15 && seconds.size() < 2000)) {
-    const auto start = Clock::now();
+    const double start = now();
     call();
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    seconds.push_back(now() - start);
     spent += seconds.back();
   }
   std::sort(seconds.begin(), seconds.end());

@@ -130,7 +130,7 @@ void attend(T* y, std::int64_t stride_y, float* lse, std::int64_t stride_lse, co
     tile_product<false>(scores, key_block, {s.queries.data + skip * kLanes, kQueryBlock}, keys,
                         vectors - skip, width);
     for (std::int64_t i = skip; i < vectors; ++i) {
-      if (first + keys > see) mask_future(s, keys, see - first, i);
+      if (first + keys > see + i * kLanes) mask_future(s, keys, see - first, i);
       softmax_lanes(s, keys, i);
       rescale_output(s, width, i);
     }
@@ -146,7 +146,7 @@ void attend(T* y, std::int64_t stride_y, float* lse, std::int64_t stride_lse, co
       store(hn::Mul(load(at), inverse), at);
     }
   }
-  write_transposed(y, stride_y, s.output, queries, width);
+  transpose(y, stride_y, s.output.data, kQueryBlock, width, queries, 1.0f);
 }
 
 struct Work {

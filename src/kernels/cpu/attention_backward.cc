@@ -136,10 +136,7 @@ void backward_block(const Pointers<T>& at, const Strides& stride, std::int64_t f
     tile_product<true>({s.d_queries_t.data + lane, kQueryBlock}, {keys_left.data, 1, keys_left.row}, d_scores,
                        width, vectors - skip, keys);
   }
-  for (std::int64_t i = 0; i < width * kQueryBlock; i += kLanes) {
-    store(hn::Mul(load(s.d_queries_t.data + i), set(scale)), s.d_queries_t.data + i);
-  }
-  write_transposed(at.d_q + first * stride.d_q, stride.d_q, s.d_queries_t, queries, width);
+  transpose(at.d_q + first * stride.d_q, stride.d_q, s.d_queries_t.data, kQueryBlock, width, queries, scale);
 }
 
 template <class T>

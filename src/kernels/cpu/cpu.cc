@@ -72,7 +72,10 @@ std::string cpu_description() {
   std::string text = cpu::gemm_instruction_set();
   const auto targets = hwy::SupportedTargets();
 #if HWY_ARCH_X86
-  text += (targets & HWY_AVX3) != 0 ? "avx512" : (targets & HWY_AVX2) != 0 ? "avx2" : "sse2";
+  text += (targets & HWY_AVX3) != 0   ? "avx512"
+          : (targets & HWY_AVX2) != 0 ? "avx2"
+          : (targets & HWY_SSE4) != 0 ? "sse4"
+                                      : "scalar";
 #else
   text += hwy::TargetName(targets & -targets);
 #endif

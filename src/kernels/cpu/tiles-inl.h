@@ -99,25 +99,86 @@ void copy_tile(Tile to, const T* from, std::int64_t stride, std::int64_t rows, s
   }
 }
 
-/// to [cols, stride] = fromᵀ · scale for from [rows, cols]; columns from `rows` to whole vectors become zero.
-template <class T>
-void copy_tile_transposed(Tile to, const T* from, std::int64_t stride, std::int64_t rows, std::int64_t cols,
-                          float scale) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t i = 0; i < cols; ++i)
-      to.data[i * to.stride + r] = static_cast<float>(from[r * stride + i]) * scale;
+#if HWY_TARGET == HWY_SCALAR
+// No shuffles: transpose() goes value by value.
+template <class D, class S>
+HWY_INLINE void transpose_blocks(D*, std::int64_t, const S*, std::int64_t, std::int64_t, float) {}
+constexpr std::int64_t kBlockRows = std::int64_t{1} << 62;
+#else
+constexpr std::int64_t kBlockRows = 4;
+using Quad = hn::FixedTag<float, 4>;
+using QuadVec = hn::Vec<Quad>;
+
+HWY_INLINE QuadVec load_quad(const float* p) {
+  return hn::LoadU(Quad(), p);
+}
+HWY_INLINE QuadVec load_quad(const bf16* p) {
+  const hn::Rebind<std::uint16_t, Quad> half;
+  const hn::RebindToUnsigned<Quad> words;
+  const auto bits = hn::PromoteTo(words, hn::LoadU(half, reinterpret_cast<const std::uint16_t*>(p)));
+  return hn::BitCast(Quad(), hn::ShiftLeft<16>(bits));
+}
+HWY_INLINE void store_quad(QuadVec v, float* p) {
+  hn::StoreU(v, Quad(), p);
+}
+HWY_INLINE void store_quad(QuadVec v, bf16* p) {
+  float values[4];
+  hn::StoreU(v, Quad(), values);
+  for (int i = 0; i < 4; ++i) p[i] = bf16(values[i]);
+}
+
+HWY_INLINE QuadVec lower_pairs(QuadVec a, QuadVec b) {
+  const hn::Repartition<double, Quad> d;
+  return hn::BitCast(Quad(), hn::InterleaveLower(d, hn::BitCast(d, a), hn::BitCast(d, b)));
+}
+HWY_INLINE QuadVec upper_pairs(QuadVec a, QuadVec b) {
+  const hn::Repartition<double, Quad> d;
+  return hn::BitCast(Quad(), hn::InterleaveUpper(d, hn::BitCast(d, a), hn::BitCast(d, b)));
+}
+
+/// Four rows of `from`, in blocks of 4 x 4: four 128-bit loads, eight shuffles, four stores each.
+template <class D, class S>
+HWY_INLINE void transpose_blocks(D* to, std::int64_t stride_to, const S* from, std::int64_t stride_from,
+                                 std::int64_t cols, float scale) {
+  const Quad d;
+  const QuadVec factor = hn::Set(d, scale);
+  for (std::int64_t i = 0; i < cols; i += 4) {
+    QuadVec row[4];
+    for (int k = 0; k < 4; ++k) row[k] = hn::Mul(load_quad(from + k * stride_from + i), factor);
+    const QuadVec low01 = hn::InterleaveLower(d, row[0], row[1]),
+                  high01 = hn::InterleaveUpper(d, row[0], row[1]);
+    const QuadVec low23 = hn::InterleaveLower(d, row[2], row[3]),
+                  high23 = hn::InterleaveUpper(d, row[2], row[3]);
+    store_quad(lower_pairs(low01, low23), to + i * stride_to);
+    store_quad(upper_pairs(low01, low23), to + (i + 1) * stride_to);
+    store_quad(lower_pairs(high01, high23), to + (i + 2) * stride_to);
+    store_quad(upper_pairs(high01, high23), to + (i + 3) * stride_to);
   }
-  for (std::int64_t i = 0; i < cols; ++i) {
-    std::fill(to.data + i * to.stride + rows, to.data + i * to.stride + padded(rows), 0.0f);
+}
+#endif
+
+/// to [cols, rows] = fromᵀ · scale, for from [rows, cols].
+template <class D, class S>
+void transpose(D* to, std::int64_t stride_to, const S* from, std::int64_t stride_from, std::int64_t rows,
+               std::int64_t cols, float scale) {
+  const std::int64_t whole_rows = rows / kBlockRows * kBlockRows, whole_cols = cols / 4 * 4;
+  for (std::int64_t r = 0; r < whole_rows; r += kBlockRows) {
+    transpose_blocks(to + r, stride_to, from + r * stride_from, stride_from, whole_cols, scale);
+  }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = r < whole_rows ? whole_cols : 0; i < cols; ++i) {
+      to[i * stride_to + r] = static_cast<D>(static_cast<float>(from[r * stride_from + i]) * scale);
+    }
   }
 }
 
-/// to [rows, cols] of stride `stride` = tileᵀ, for tile [cols, rows].
+/// A transposed tile; its columns from `rows` to whole vectors become zero.
 template <class T>
-void write_transposed(T* to, std::int64_t stride, Tile tile, std::int64_t rows, std::int64_t cols) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t i = 0; i < cols; ++i)
-      to[r * stride + i] = static_cast<T>(tile.data[i * tile.stride + r]);
+void copy_tile_transposed(Tile to, const T* from, std::int64_t stride, std::int64_t rows, std::int64_t cols,
+                          float scale) {
+  transpose(to.data, to.stride, from, stride, rows, cols, scale);
+  for (std::int64_t i = 0; i < cols; ++i) {
+    std::fill(to.data + i * to.stride + rows, to.data + i * to.stride + padded(rows), 0.0f);
   }
 }
 
