@@ -8,8 +8,8 @@
 namespace stem {
 
 /// The member of `known` with the smallest edit distance (insert, delete, replace, swap of neighbours; letter
-/// case counts half) to `word`; empty if none is near enough (more than a third of the word, at least 2,
-/// would change) or there are more than 10,000 of them.
+/// case aside) to `word`; empty if none is near enough (more than a third of the word, at least 2, would
+/// change) or there are more than 10,000 of them.
 std::string nearest(std::string_view word, std::span<const std::string> known);
 
 /// " (did you mean \"x\"?)" or an empty string: to append to an error message.

@@ -1,10 +1,10 @@
 #include "secure/manifest.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "core/error.h"
+#include "core/utc.h"
 #include "io/file.h"
 #include "io/json.h"
 
@@ -102,23 +102,6 @@ Json to_json(const Manifest& manifest) {
 }
 
 }  // namespace
-
-std::string utc_text(std::time_t time) {
-  std::tm parts{};
-  ::gmtime_r(&time, &parts);
-  char text[32];
-  const std::size_t size = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return {text, size};
-}
-
-bool parse_utc(const std::string& text, std::time_t* time) {
-  if (text.size() != 20) return false;
-  std::tm parts{};
-  const char* end = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts);
-  if (end == nullptr || *end != '\0') return false;
-  *time = ::timegm(&parts);
-  return utc_text(*time) == text;  // strptime takes February 30th; the round trip does not
-}
 
 Manifest write_manifest(const fs::path& directory, Manifest draft) {
   if (draft.uuid == Uuid{}) draft.uuid = random_uuid();

@@ -65,9 +65,4 @@ std::vector<Difference> manifest_differences(const std::filesystem::path& direct
 ///   after the model was saved
 Manifest verify_manifest(const std::filesystem::path& directory, std::time_t now = std::time(nullptr));
 
-/// "2026-01-31T12:00:00Z".
-std::string utc_text(std::time_t time);
-/// False unless `text` is a valid time of that form.
-bool parse_utc(const std::string& text, std::time_t* time);
-
 }  // namespace stem

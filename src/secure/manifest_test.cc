@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "core/utc.h"
 #include "io/file.h"
 #include "io/json.h"
 
