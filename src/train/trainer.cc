@@ -19,8 +19,9 @@ double value_at(In view, std::int64_t i) {
 }
 
 // What must not differ between the run that wrote a state and the one that goes on with it.
-Json fingerprint(const ModelConfig& c, const TrainOptions& o) {
-  return {{"config", config_to_json(c, "float32")},
+Json fingerprint(const Model& model, const TrainOptions& o) {
+  return {{"config", config_to_json(model.config, name_of(model.precision.wide))},
+          {"gemm_dtype", name_of(model.precision.narrow)},
           {"tokens_per_step", o.batch.tokens_per_step},
           {"max_sequence", o.batch.max_sequence},
           {"document_mask", o.batch.document_mask},
@@ -119,14 +120,14 @@ void Trainer::write_state(const std::filesystem::path& dir) const {
     writer.write("embedding.last_step", optimizer_.embedding.last_step.data(), bytes);
   for (const StateTensor& t : tensors) writer.write(t.name, t.view);
   writer.close();
-  const Json state{{"format", "stem-train-state/1"}, {"step", step_}, {"run", fingerprint(model_.config, options_)}};
+  const Json state{{"format", "stem-train-state/1"}, {"step", step_}, {"run", fingerprint(model_, options_)}};
   write_file_atomic(dir / kStateFile, dump_json(state));
 }
 
 void Trainer::read_state(const std::filesystem::path& dir) {
   const std::string path = (dir / kStateFile).string();
   const Json state = parse_json(read_file(path), path);
-  const Json expected = fingerprint(model_.config, options_);
+  const Json expected = fingerprint(model_, options_);
   const Json& run = get_object(state, "run", path);
   for (const auto& [key, value] : expected.items()) {
     if (!run.contains(key) || run[key] != value) {

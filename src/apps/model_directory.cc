@@ -1,0 +1,74 @@
+#include "apps/model_directory.h"
+
+#include <cstring>
+
+#include "io/file.h"
+#include "io/safetensors.h"
+
+namespace stem {
+namespace {
+
+TokenStats read_stats(const std::filesystem::path& path, std::int64_t vocab) {
+  TokenStats stats;
+  const Safetensors file = Safetensors::open(path);
+  const std::int64_t shape[] = {vocab};
+  const auto read = [&](const char* name, std::vector<std::int64_t>& into) {
+    const TensorInfo& info = file.expect(name, DType::i64, shape);
+    into.resize(static_cast<std::size_t>(vocab));
+    std::memcpy(into.data(), file.data(info), info.bytes);
+  };
+  read("frequency", stats.frequency);
+  read("updates", stats.updates);
+  return stats;
+}
+
+}  // namespace
+
+LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context, const LoadOptions& options) {
+  if (!std::filesystem::is_directory(directory)) {
+    fail(ErrorCode::kNotFound, "{}: expected a model directory, found {}", directory.string(),
+         std::filesystem::exists(directory) ? "a file" : "nothing");
+  }
+  LoadedModel loaded{directory, options.verify ? verify_manifest(directory) : read_manifest(directory),
+                     Tokenizer::load(directory / kTokenizerFile),
+                     read_model_files(directory, {options.precision, options.table_in_memory}), {}};
+  const ModelConfig& config = loaded.model.config;
+  if (loaded.tokenizer.vocab_size() > config.vocab) {
+    fail(ErrorCode::kMismatch, "{}: expected ids below vocab_size = {} of config.json, found {}: tokenizer and model do not belong together",
+         (directory / kTokenizerFile).string(), config.vocab, loaded.tokenizer.vocab_size() - 1);
+  }
+  if (loaded.manifest.token_stats) loaded.stats = read_stats(directory / *loaded.manifest.token_stats, config.vocab);
+  loaded.model.refresh_compute(context);
+  return loaded;
+}
+
+Manifest save_model_directory(const std::filesystem::path& directory, const Model& model, const std::string& tokenizer_json,
+                              const TokenStats& stats, const Manifest& draft, DType dtype,
+                              const std::function<void(const std::filesystem::path&)>& more) {
+  StagedDirectory staged(directory);
+  write_model_files(staged.path(), model, dtype);
+  write_file_atomic(staged.file(kTokenizerFile), tokenizer_json);
+  Manifest manifest = draft;
+  manifest.files.clear();
+  if (!stats.frequency.empty()) {
+    const auto vocab = static_cast<std::int64_t>(stats.frequency.size());
+    SafetensorsWriter writer(staged.file(kTokenStatsFile), {{"frequency", DType::i64, {vocab}}, {"updates", DType::i64, {vocab}}});
+    writer.write("frequency", stats.frequency.data(), stats.frequency.size() * sizeof(std::int64_t));
+    writer.write("updates", stats.updates.data(), stats.updates.size() * sizeof(std::int64_t));
+    writer.close();
+    manifest.token_stats = kTokenStatsFile;
+  }
+  if (more) more(staged.path());
+  manifest = write_manifest(staged.path(), manifest);  // last: a directory without it is not a model
+  staged.commit();
+  return manifest;
+}
+
+std::filesystem::path run_directory(const std::filesystem::path& model_directory) {
+  std::filesystem::path run = model_directory;
+  if (run.filename().empty()) run = run.parent_path();
+  run += ".run";
+  return run;
+}
+
+}  // namespace stem

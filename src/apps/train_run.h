@@ -1,0 +1,36 @@
+// One training run on disk: data directory in, model directory, metrics and checkpoints out.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/model_directory.h"
+#include "apps/runtime.h"
+#include "apps/settings.h"
+
+namespace stem {
+
+/// Names inside a data directory (made by `stem data`).
+inline constexpr const char* kTrainTokens = "train.tokens";
+inline constexpr const char* kHeldOutTokens = "held_out.tokens";
+inline constexpr const char* kFactsFile = "facts.json";
+
+struct TrainSummary {
+  Manifest manifest;
+  std::vector<StepReport> steps;
+  std::vector<std::pair<std::int64_t, double>> validation;  ///< (step, loss)
+  std::int64_t tokens = 0;
+  double seconds = 0.0;
+  double tokens_per_second = 0.0;  ///< median over the steps
+  Precision precision;
+};
+
+/// Trains a model of `settings` on `data` (tokenizer.json, train.tokens, held_out.tokens) and saves it to `model_directory`.
+/// metrics.jsonl, settings.json and checkpoints go to run_directory(model_directory). `resume`: continue from the run's
+/// latest checkpoint. Prints progress to stderr unless `quiet`.
+TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data, const std::filesystem::path& model_directory,
+                       const Settings& settings, bool resume = false, bool quiet = false);
+
+}  // namespace stem
