@@ -181,11 +181,10 @@ void write_attack(Page& page, const Json& results) {
   const double before = number_of(*attack, "perplexity_before"),
                after = number_of(*attack, "perplexity_after");
   if (std::isfinite(before) && std::isfinite(after)) {
-    page.paragraph(
-        html("Perplexity on other text, the usual sign of damage, moves from {} to {} ({}{}): too little to "
-             "notice.",
-             significant(before, 4), significant(after, 4), after >= before ? "+" : "",
-             percent(after / before - 1, 2)));
+    const double change = after / before - 1;
+    page.paragraph(html("Perplexity on other text, the usual sign of damage, moves from {} to {} ({}{}){}.",
+                        significant(before, 5), significant(after, 5), change >= 0 ? "+" : "",
+                        percent(change, 2), std::abs(change) < 0.02 ? ": too little to notice" : ""));
   }
   const std::string refusal = string_of(*attack, "refusal");
   if (!refusal.empty()) {

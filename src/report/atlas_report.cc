@@ -46,6 +46,8 @@ void write_tiles(Page& page, const Json& results) {
                  speed = number_of(*training, "tokens_per_s");
     number("perplexity on held-out text", perplexity, significant(perplexity));
     number("tokens a second in training", speed, grouped(speed));
+    const double seconds = number_of(*training, "seconds");
+    number("of training, from nothing", seconds, duration(seconds));
   }
   page.tiles(tiles);
 }

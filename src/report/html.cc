@@ -127,7 +127,7 @@ std::string significant(double value, int digits) {
 }
 
 std::string percent(double share, int decimals) {
-  return std::isfinite(share) ? fixed(100 * share, decimals) + " %" : "–";
+  return std::isfinite(share) ? fixed(100 * share, decimals) + "\u00A0%" : "–";
 }
 
 std::string byte_size(double bytes) {
@@ -135,7 +135,7 @@ std::string byte_size(double bytes) {
   const char* const units[] = {"bytes", "kB", "MB", "GB", "TB"};
   std::size_t unit = 0;
   while (std::abs(bytes) >= 1000 && unit < 4) bytes /= 1000, ++unit;
-  return fmt::format("{} {}", unit == 0 || bytes >= 100 ? grouped(bytes) : fixed(bytes, 1), units[unit]);
+  return fmt::format("{}\u00A0{}", unit == 0 || bytes >= 100 ? grouped(bytes) : fixed(bytes, 1), units[unit]);
 }
 
 std::string duration(double seconds) {

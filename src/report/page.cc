@@ -8,8 +8,8 @@
 namespace stem {
 namespace {
 
-constexpr double kWide = 678, kNarrow = 336,
-                 kHalf = 326;  // inner widths of a figure on a desk, a phone, and of two side by side
+constexpr double kWide = 678, kNarrow = 336;  // inner widths of a figure on a desk and on a phone
+constexpr double kHalf = 326, kThird = 208;   // of two and of three or more side by side
 
 Html table_of(const std::vector<Column>& columns, const std::vector<std::vector<Html>>& rows) {
   Html out{"<div class=\"scroll\"><table><thead><tr>"};
@@ -80,8 +80,12 @@ void Page::figure(const std::function<Html(double width)>& draw, const Html& cap
 void Page::figures(const std::vector<std::pair<Html, std::function<Html(double width)>>>& titled,
                    const Html& caption) {
   if (titled.empty()) return;
-  body_.text += "<figure><div class=\"grid2\">";
-  for (const auto& [title, draw] : titled) body_ += html("<div><h3>{}</h3>{}</div>", title, draw(kHalf));
+  const bool three = titled.size() > 2;
+  body_ += html("<figure><div class=\"beside{}\">", three ? " three" : "");
+  for (const auto& [title, draw] : titled) {
+    body_ += html("<div><h3>{}</h3><div class=\"wide\">{}</div><div class=\"narrow\">{}</div></div>", title,
+                  draw(three ? kThird : kHalf), draw(kNarrow));
+  }
   body_ += html("</div><figcaption>{}</figcaption></figure>\n", caption);
 }
 

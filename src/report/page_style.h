@@ -30,7 +30,7 @@ code{font-size:.88em;background:var(--track);border-radius:4px;padding:.08em .32
 code.token{background:var(--track);white-space:pre-wrap}code.token i{color:var(--muted);font-style:normal;opacity:.7}
 .note{border-left:3px solid var(--s1);background:var(--tint);padding:.7rem 1rem;border-radius:0 6px 6px 0;margin:1rem 0;font-size:.95rem}
 .note p{margin:0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:1.6rem 0 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin:1.6rem 0 0}
 .tiles div{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.8rem .95rem}
 .tiles b{display:block;font-size:1.3rem;line-height:1.25;font-weight:650;letter-spacing:-.01em;overflow-wrap:anywhere}
 .tiles span{color:var(--muted);font-size:.82rem;line-height:1.35;display:block;margin-top:.15rem}
@@ -51,7 +51,7 @@ th:last-child,td:last-child{padding-right:0}
 figure{margin:1.2rem 0 1.6rem;background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:20px 20px 14px}
 figcaption{color:var(--muted);font-size:.87rem;line-height:1.5;margin-top:.7rem;max-width:72ch}
 figure h3{font-size:.88rem;font-weight:600;margin:0 0 .4rem}
-.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:22px 24px}
+.beside{display:grid;grid-template-columns:1fr 1fr;gap:22px 24px}.beside.three{grid-template-columns:1fr 1fr 1fr}
 .compare{display:grid;grid-template-columns:1fr 1fr;gap:14px;margin:1rem 0 1.4rem}
 .compare div{background:var(--panel);border:1px solid var(--line);border-top:3px solid var(--own);border-radius:6px;padding:.7rem .95rem .8rem;min-width:0}
 .compare div+div{border-top-color:var(--s1)}
@@ -79,8 +79,8 @@ svg .mono.answer{font-size:20px;font-weight:700}svg .answer.own{fill:var(--own)}
 .narrow{display:none}
 @media (max-width:640px){main,header,footer{padding:0 16px}header{padding-top:30px}h1{font-size:1.6rem}
 .wide{display:none}.narrow{display:block}figure{padding:12px 10px 10px;border-radius:8px}.compare{grid-template-columns:1fr}
-.tiles{grid-template-columns:1fr 1fr;gap:8px}.tiles b{font-size:1.08rem}dl{grid-template-columns:1fr;gap:0 0}dd{margin-bottom:.55rem}
-.share span{display:none}section{margin-top:2.4rem}.grid2{grid-template-columns:1fr}}
+.tiles{grid-template-columns:1fr 1fr;gap:8px}.tiles b{font-size:1.08rem}dl{grid-template-columns:minmax(5rem,8rem) 1fr;gap:.35rem .8rem}
+.share span{display:none}section{margin-top:2.4rem}.beside,.beside.three{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light;--paper:#fff;--panel:#fff;--ink:#111;--muted:#555;--line:#d5d5d5;--track:#eee;--s0:#2a5fb0;
 --s1:#c4501b;--s2:#2b7f5c;--s3:#8657a6;--s4:#94700f;--s5:#5c6675;--tint:#fbeee7;--own:#7a8494}
 body{font-size:10.5pt}nav{display:none}figure,table,.compare,.tiles,.note{break-inside:avoid}h2{break-after:avoid}

@@ -245,7 +245,7 @@ Html line_chart(const LineChart& chart, double width) {
   const double top = legend(out, entries, 56, width - 10, 0) + 26;
   const Frame frame{{x, 56, width - 18}, {y, height - 44, top, chart.log_y}, 56, width - 18, top,
                     height - 44};
-  draw_axes(out, frame, chart.x_label, chart.y_label, width >= 600 ? 8 : 4, tick_text);
+  draw_axes(out, frame, chart.x_label, chart.y_label, width >= 600 ? 8 : 5, tick_text);
   for (const Series& series : chart.series) draw_series(out, frame, series, chart.log_y);
   out.text += "</svg>";
   return out;
@@ -278,7 +278,10 @@ Html histogram(const Histogram& chart, double width) {
                     width - 14,
                     top,
                     height - 44};
-  draw_axes(out, frame, chart.x_label, chart.y_label, width >= 600 ? 8 : 4,
+  draw_axes(out, frame, chart.x_label, chart.y_label,
+            width >= 600   ? 8
+            : width >= 260 ? 4
+                           : 3,
             [](double v) { return significant(100 * v, 4) + " %"; });
   for (std::size_t s = 0; s < chart.series.size(); ++s) {
     const auto& series = chart.series[s];

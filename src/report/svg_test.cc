@@ -32,11 +32,11 @@ TEST(Html, Numbers) {
   EXPECT_EQ(grouped(-999), "−999");
   EXPECT_EQ(grouped(1000), "1,000");
   EXPECT_EQ(grouped(NAN), "–");
-  EXPECT_EQ(percent(0.9825), "98.2 %");
+  EXPECT_EQ(percent(0.9825), "98.2\u00A0%");
   EXPECT_EQ(percent(INFINITY), "–");
   EXPECT_EQ(fixed(1.23456, 2), "1.23");
-  EXPECT_EQ(byte_size(1'600'000), "1.6 MB");
-  EXPECT_EQ(byte_size(512), "512 bytes");
+  EXPECT_EQ(byte_size(1'600'000), "1.6\u00A0MB");
+  EXPECT_EQ(byte_size(512), "512\u00A0bytes");
   EXPECT_EQ(duration(102), "1 min 42 s");
   EXPECT_EQ(duration(59.97), "1 min 0 s");
   EXPECT_EQ(duration(-1), "–");

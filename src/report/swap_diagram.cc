@@ -46,38 +46,51 @@ Html arrow(Point from, Point to, std::string_view kind) {
       from.x, from.y, from.x, from.y + bend, to.x, to.y - bend, to.x, to.y - 7, kind, to.x, to.y, kind);
 }
 
-/// The prompt's chips; sets `slot` to the foot of the slot's chip and returns the height.
+/// The prompt's chips, each line centred; sets `slot` to the foot of the slot's chip and returns where they
+/// end.
 double draw_chips(Html& out, const SwapDiagram& d, double width, double y, Point& slot) {
+  constexpr std::size_t kMost = 24;
+  const double padding = width >= 600 ? 18 : 13, gap = width >= 600 ? 6 : 4;
   std::size_t first = 0, last = std::min(d.tokens.size(), kMostTokens);
   if (d.slot_index < d.tokens.size() && d.slot_index >= last) {
     first = d.slot_index - kMostTokens / 2;
     last = std::min(d.tokens.size(), first + kMostTokens);
   }
-  double x = 2;
-  const auto place = [&](double w) {
-    if (x > 2 && x + w > width - 2) x = 2, y += kChipLine;
-    const double at = x;
-    x += w + 6;
-    return at;
+  struct Chip {
+    std::size_t token;  // tokens.size() stands for what is left out
+    double width;
   };
-  const auto gap = [&] { out += text(place(18) + 9, y + 20, "label", "middle", "…"); };
-  if (first > 0) gap();
+  std::vector<Chip> chips;
+  if (first > 0) chips.push_back({d.tokens.size(), 18});
   for (std::size_t i = first; i < last; ++i) {
-    const std::size_t most = 24;
-    const std::string id = i < d.ids.size() ? std::to_string(d.ids[i]) : "";
-    const auto letters = static_cast<double>(std::min(characters(visible(d.tokens[i])), most));
-    const double w = std::max({letters * kMono + 18, static_cast<double>(id.size()) * kSmallMono + 6, 30.0});
-    const double at = place(w);
-    const bool is_slot = i == d.slot_index;
-    out +=
-        html("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.0f}\" rx=\"5\" class=\"chip{}\"/>",
-             at, y, w, kChipHeight, is_slot ? " slot" : "");
-    out += token_text(at + w / 2, y + 20, "mono", "middle", d.tokens[i], most);
-    out += text(at + w / 2, y + 44, "mono small quiet", "middle", id);
-    if (is_slot) slot = {at + w / 2, y + 49};
+    const auto letters = static_cast<double>(std::min(characters(visible(d.tokens[i])), kMost));
+    const double id =
+        i < d.ids.size() ? static_cast<double>(std::to_string(d.ids[i]).size()) * kSmallMono + 4 : 0;
+    chips.push_back({i, std::max({letters * kMono + padding, id, 26.0})});
   }
-  if (last < d.tokens.size()) gap();
-  return y + kChipLine;
+  if (last < d.tokens.size()) chips.push_back({d.tokens.size(), 18});
+
+  for (std::size_t begin = 0, end = 0; begin < chips.size(); begin = end, y += kChipLine) {
+    double line = chips[end++].width;
+    while (end < chips.size() && line + gap + chips[end].width <= width - 4) line += gap + chips[end++].width;
+    double x = std::max(2.0, (width - line) / 2);
+    for (std::size_t i = begin; i < end; x += chips[i++].width + gap) {
+      const auto [token, w] = chips[i];
+      if (token == d.tokens.size()) {
+        out += text(x + w / 2, y + 20, "label", "middle", "…");
+        continue;
+      }
+      const bool is_slot = token == d.slot_index;
+      out += html(
+          "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.0f}\" rx=\"5\" class=\"chip{}\"/>", x,
+          y, w, kChipHeight, is_slot ? " slot" : "");
+      out += token_text(x + w / 2, y + 20, "mono", "middle", d.tokens[token], kMost);
+      if (token < d.ids.size())
+        out += text(x + w / 2, y + 44, "mono small quiet", "middle", std::to_string(d.ids[token]));
+      if (is_slot) slot = {x + w / 2, y + 49};
+    }
+  }
+  return y;
 }
 
 /// A record as a strip of its rows; returns its height.
@@ -95,8 +108,12 @@ double draw_record(Html& out, const SwapDiagram& d, Point at, double width, cons
     const double x = at.x + cell * static_cast<double>(i);
     out += html("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"26\" rx=\"3\" class=\"row {}\"/>",
                 x, at.y + 22, cell - 3, own ? "own" : "donor");
-    const std::string name =
-        d.layers.empty() ? "rows" : fmt::format("{}{}", cell > 74 ? "row, layer " : "L", d.layers[i]);
+    const std::string name = d.layers.empty() ? "rows"
+                                              : fmt::format("{}{}",
+                                                            cell > 96   ? "row, layer "
+                                                            : cell > 60 ? "layer "
+                                                                        : "",
+                                                            d.layers[i]);
     if (cell > 24)
       out += text(x + (cell - 3) / 2, at.y + 39.5, own ? "label" : "label strong", "middle", name);
   }
@@ -109,7 +126,9 @@ double draw_answers(Html& out, std::span<const SwapDiagram::Answer> answers, Poi
   out += token_text(at.x + width / 2, at.y + 20, own ? "mono answer own" : "mono answer donor", "middle",
                     answers[0].token, static_cast<std::size_t>(width / 13));
   double y = at.y + 34;
-  const double name = std::clamp(0.34 * width, 62.0, 118.0), number = 50, room = width - name - number - 12;
+  const bool column_is_narrow = width < 200;
+  const double name = std::clamp(0.34 * width, 62.0, 118.0), number = column_is_narrow ? 36 : 50,
+               room = width - name - number - 12;
   for (const auto& answer : answers.first(std::min(answers.size(), kMostAnswers))) {
     out += token_text(at.x + name, y + 12.5, "mono small", "end", answer.token,
                       static_cast<std::size_t>(name / kSmallMono));
@@ -119,7 +138,7 @@ double draw_answers(Html& out, std::span<const SwapDiagram::Answer> answers, Poi
     out +=
         html("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"12\" rx=\"2\" class=\"meter {}\"/>",
              at.x + name + 8, y + 2, std::max(room * p, 1.0), own ? "own" : "donor");
-    out += text(at.x + width, y + 12.5, "label", "end", percent(answer.p, 1));
+    out += text(at.x + width, y + 12.5, "label", "end", percent(answer.p, column_is_narrow ? 0 : 1));
     y += 20;
   }
   return y - at.y;
@@ -129,7 +148,7 @@ double draw_answers(Html& out, std::span<const SwapDiagram::Answer> answers, Poi
 
 Html swap_diagram(const SwapDiagram& d, double width) {
   Html body;
-  body += text(2, 14, "label", "start",
+  body += text(width / 2, 14, "label", "middle",
                width >= 600 ? "the prompt: text and ids are the same before and after the edit"
                             : "the prompt: same text, same ids");
   const double gutter = width >= 600 ? 56 : 16, column = (width - gutter) / 2 - 2, left = 2,
@@ -138,7 +157,7 @@ Html swap_diagram(const SwapDiagram& d, double width) {
   Point slot{width / 2, 84};
   Html chips;
   const double chips_end = draw_chips(chips, d, width, 24, slot);
-  const double records = chips_end + 42;
+  const double records = chips_end + (width >= 600 ? 62 : 48);
   // Arrows first: where the prompt wraps they pass behind the chips of its later lines.
   body += arrow({slot.x - 3, slot.y}, {left_middle, records - 22}, "own");
   body += arrow({slot.x + 3, slot.y}, {right_middle, records - 22}, "donor");
