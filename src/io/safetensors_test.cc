@@ -195,9 +195,11 @@ std::string header_of(int tensors) {
 
 TEST_F(SafetensorsFile, ManyTensorsOpenAndTooManyAreRefusedInTime) {
   const auto start = std::chrono::steady_clock::now();
-  put(header_of(50'000));
-  EXPECT_EQ(Safetensors::open(path).tensors().size(), 50'000u);
-  put(header_of(300'000));
+  put(header_of(20'000));
+  EXPECT_EQ(Safetensors::open(path).tensors().size(), 20'000u);
+  std::string zeros = "{\"a\":[0";
+  for (int i = 0; i < 2'000'000; ++i) zeros += ",0";
+  put(with_length(zeros + "]}"));
   EXPECT_NE(failure_of([&] { Safetensors::open(path); }, ErrorCode::kFormat).find("more than 2000000 values"),
             std::string::npos);
   // A fraction of a second on an idle machine; the slack is for sanitizers and busy ones.
