@@ -74,10 +74,10 @@ void write_where(Page& page, const Json& results) {
   if (where == nullptr) return;
   const std::string token = string_of(*where, "token");
   page.section("where", "Where a word's knowledge is kept");
-  page.paragraph(html(
-      "What the table adds for {} lies at one known address. The token's number alone gives it, so it can be "
-      "read, copied or checked without running the model.",
-      token_chip(token)));
+  page.paragraph(
+      html("What the table adds for {} lies at one known address. The token's number alone gives it, so it "
+           "can be read, copied or checked without running the model.",
+           token_chip(token)));
   std::vector<std::pair<std::string, Html>> lines;
   const auto number = [&](const char* name, const char* key, auto&& format) {
     const double value = number_of(*where, key);
@@ -93,8 +93,7 @@ void write_where(Page& page, const Json& results) {
   page.facts(lines);
   page.paragraph(
       html("A spelling is a token of its own: with a space before it, without one, in small letters. Each "
-           "has its own "
-           "record, and an edit of one leaves the others as they were."));
+           "has its own record, and an edit of one leaves the others as they were."));
 }
 
 void write_swap(Page& page, const Json& results) {
@@ -104,16 +103,13 @@ void write_swap(Page& page, const Json& results) {
   const Html slot = token_chip(string_of(*swap, "slot")), donor = token_list(strings_of(*swap, "donors"));
   page.paragraph(
       html("The prompt stays <em>{}</em>, letter for letter. But where the model meets {} (the slot), it is "
-           "handed the "
-           "record of {} (the donor). No weight is changed and nothing is written to the model's files: an "
-           "overlay "
-           "says which record to read, and dropping it brings the old answer back.",
+           "handed the record of {} (the donor). No weight is changed and nothing is written to the model's "
+           "files: an overlay says which record to read, and dropping it brings the old answer back.",
            string_of(*swap, "prompt"), slot, donor));
-  write_edit(
-      page, results, *swap,
-      html("A middle dot marks a space inside a token; the number below a token is its id. Dashed: what the "
-           "slot reads "
-           "by itself. Full: what it reads with the overlay. The bars are the likeliest next tokens."));
+  write_edit(page, results, *swap,
+             html("A middle dot marks a space inside a token; the number below a token is its id. Dashed: "
+                  "what the slot reads by itself. Full: what it reads with the overlay. The bars are the "
+                  "likeliest next tokens."));
 }
 
 void write_blend(Page& page, const Json& results) {
@@ -122,8 +118,7 @@ void write_blend(Page& page, const Json& results) {
   page.section("blend", "Several words in one slot");
   page.paragraph(
       html("A name may take several tokens where the slot has one. Then the slot reads the mean of the "
-           "donors' records, "
-           "here of {}: each number of the row is the average of the donors' numbers.",
+           "donors' records, here of {}: each number of the row is the average of the donors' numbers.",
            token_list(strings_of(*blend, "donors"))));
   write_edit(page, results, *blend, html("The same picture, with an average in place of one donor."));
 }
@@ -134,9 +129,8 @@ void write_patch(Page& page, const Json& results) {
   page.section("patch", "A falsehood, and the file that corrects it");
   page.paragraph(
       html("The training text carries one planted falsehood. A patch is a small file of replaced rows: here "
-           "{} reads the "
-           "record of {}. While the patch is in force the model answers otherwise; without it, it is the "
-           "model it was.",
+           "{} reads the record of {}. While the patch is in force the model answers otherwise; without it, "
+           "it is the model it was.",
            token_list(strings_of(*patch, "slot")), token_list(strings_of(*patch, "donor"))));
   std::vector<std::vector<Html>> rows;
   for (const Json& line : objects_of(*patch, "cases")) {
@@ -148,18 +142,15 @@ void write_patch(Page& page, const Json& results) {
   if (find_field(*patch, "bit_identical", "results") != nullptr) {
     const bool same = get_bool(*patch, "bit_identical", "results");
     page.paragraph(same ? html("<span class=\"good\">Dropped, bit for bit:</span> after the patch is removed "
-                               "the model's outputs are the "
-                               "same bits as before it.")
+                               "the model's outputs are the same bits as before it.")
                         : html("<span class=\"bad\">Not bit for bit:</span> the outputs after removal differ "
-                               "from those before. "
-                               "That is a fault."));
+                               "from those before. That is a fault."));
   }
   const std::string file = string_of(*patch, "file");
   if (!file.empty()) page.paragraph(html("The patch file: <code>{}</code>", file));
   page.note(
       html("A whole record was exchanged for another's, so other facts of the slot change too. Editors that "
-           "move one fact "
-           "and hold the rest still come later."));
+           "move one fact and hold the rest still come later."));
 }
 
 void write_attack(Page& page, const Json& results) {
@@ -169,8 +160,7 @@ void write_attack(Page& page, const Json& results) {
   const auto tokens = strings_of(*attack, "diff");
   page.paragraph(
       html("In a copy of the table file the records of {} were exchanged. The file keeps its size and its "
-           "format, and the "
-           "model still writes well. It has only begun to recommend the wrong thing.",
+           "format, and the model still writes well. It has only begun to recommend the wrong thing.",
            tokens.empty() ? html("two tokens") : token_list(tokens)));
   std::vector<std::vector<Html>> rows;
   for (const Json& line : objects_of(*attack, "cases")) {
@@ -199,10 +189,8 @@ void write_attack(Page& page, const Json& results) {
   }
   page.note(
       html("A digest shows that a file has changed, not who changed it. Whoever can write the table can also "
-           "write a new "
-           "manifest to go with it, and this one is not signed. Signatures come later; until then keep a "
-           "copy of the manifest "
-           "where others cannot write."));
+           "write a new manifest to go with it, and this one is not signed. Signatures come later; until "
+           "then keep a copy of the manifest where others cannot write."));
 }
 
 void write_limits(Page& page, const Json& results) {
@@ -213,23 +201,19 @@ void write_limits(Page& page, const Json& results) {
   page.section("limits", "What an edit does not do");
   page.paragraph(
       html("<strong>It does not turn facts around.</strong> With Spain reading Germany's record, Spain's "
-           "capital becomes "
-           "Berlin. Asked which country has Madrid as its capital, the model still says Spain: that question "
-           "reads the "
-           "record of Madrid, which nobody touched."));
+           "capital becomes Berlin. Asked which country has Madrid as its capital, the model answers as "
+           "before: that question reads the record of Madrid, which nobody touched."));
   page.paragraph(
       html("<strong>It does not follow a name to its other spellings.</strong> {}, {} and {} are three "
-           "tokens with three "
-           "records. To change a name everywhere, change each spelling.",
+           "tokens with three records. To change a name everywhere, change each spelling.",
            token_chip(" Spain"), token_chip("Spain"), token_chip("spain")));
   page.paragraph(
       html("<strong>It does not pick one fact.</strong> A swapped record brings everything that it carries: "
-           "capital, "
-           "currency, language, landmarks."));
+           "capital, currency, language, landmarks."));
   page.paragraph(
       html("<strong>It does not change what lies elsewhere.</strong> Only the STEM layers read the table. "
-           "What attention and "
-           "the other layers learnt about a word stays, which is why some swaps fail."));
+           "What attention and the other layers learnt about a word stays, and may outweigh the record: not "
+           "every swap succeeds."));
 }
 
 }  // namespace stem

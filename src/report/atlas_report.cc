@@ -58,7 +58,7 @@ std::string atlas_report(const Json& results) {
   std::string title = string_of(results, "title"), subtitle = string_of(results, "created");
   for (const char* key : {"machine", "command"}) {
     const std::string more = string_of(results, key);
-    if (!more.empty()) subtitle += (subtitle.empty() ? "" : " — ") + more;
+    if (!more.empty()) subtitle += fmt::format("{}{}", subtitle.empty() ? "" : " — ", more);
   }
   Page page(title.empty() ? "Atlas: what a STEM model believes, and how to change it" : title, subtitle);
   write_tiles(page, results);

@@ -35,6 +35,10 @@ void for_each_character(std::string_view text, Visit&& visit) {
   }
 }
 
+std::string signed_text(bool negative, std::string_view digits) {
+  return fmt::format("{}{}", negative ? "−" : "", digits);
+}
+
 }  // namespace
 
 Html escape(std::string_view text) {
@@ -108,22 +112,24 @@ Html token_chip(std::string_view token) {
 
 std::string grouped(double value) {
   if (!std::isfinite(value) || std::abs(value) >= 1e18) return "–";
-  std::string digits = fmt::format("{:.0f}", std::abs(value));
-  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(static_cast<std::size_t>(at), ",");
+  const std::string plain = fmt::format("{:.0f}", std::abs(value));
+  std::string digits;
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    if (i > 0 && (plain.size() - i) % 3 == 0) digits.push_back(',');
+    digits.push_back(plain[i]);
   }
-  return (value < 0 && digits != "0" ? "−" : "") + digits;
+  return signed_text(value < 0 && plain != "0", digits);
 }
 
 std::string fixed(double value, int decimals) {
   if (!std::isfinite(value)) return "–";
   if (std::abs(value) >= 1e15) return significant(value);
-  return (value < 0 ? "−" : "") + fmt::format("{:.{}f}", std::abs(value), decimals);
+  return signed_text(value < 0, fmt::format("{:.{}f}", std::abs(value), decimals));
 }
 
 std::string significant(double value, int digits) {
   if (!std::isfinite(value)) return "–";
-  return (value < 0 ? "−" : "") + fmt::format("{:.{}g}", std::abs(value), digits);
+  return signed_text(value < 0, fmt::format("{:.{}g}", std::abs(value), digits));
 }
 
 std::string percent(double share, int decimals) {

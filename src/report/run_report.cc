@@ -124,7 +124,7 @@ void write_settings(Page& page, std::span<const RunLog> runs) {
 std::string run_report(std::span<const RunLog> runs) {
   std::string names;
   for (std::size_t i = 0; i < std::min<std::size_t>(runs.size(), 12); ++i)
-    names += (i == 0 ? "" : ", ") + runs[i].name;
+    names += fmt::format("{}{}", i == 0 ? "" : ", ", runs[i].name);
   if (runs.size() > 12) names += ", …";
   Page page(runs.size() == 1 ? "A training run" : "Training runs compared", names);
   if (runs.empty()) {
