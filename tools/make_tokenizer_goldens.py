@@ -139,6 +139,8 @@ def encode_goldens():
         "added tokens, nfc": dict(added_tokens=flagged, normalizer=nfc),
         "added tokens, prefix space": dict(added_tokens=flagged, pre_tokenizer=byte_level(add_prefix_space=True)),
         "empty matches": dict(pre_tokenizer=pre_tokenizers.Sequence([split("a*|(?=1)"), byte_level()])),
+        "empty matches, merged": dict(
+            pre_tokenizer=pre_tokenizers.Sequence([split("a*", "merged_with_next"), byte_level(False)])),
         "line ends": dict(pre_tokenizer=pre_tokenizers.Sequence([split("^.|.$"), byte_level(False)])),
     }
     for behavior in ("removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous"):

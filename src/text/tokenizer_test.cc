@@ -181,6 +181,20 @@ TEST(Tokenizer, LongAndShortWordsMergeAlike) {
   EXPECT_EQ(tokenizer.encode(word + "\x01" + word + "\x01" + word + "\x01" + word), expected);
 }
 
+TEST(WordCache, IsBounded) {
+  WordCache cache;
+  const std::int32_t id = 7;
+  cache.insert("first", &id, 1);
+  ASSERT_NE(cache.find("first"), nullptr);
+  for (int i = 0; i < 70'000; ++i) cache.insert(std::to_string(i), &id, 1);
+  EXPECT_EQ(cache.find("first"), nullptr);
+  ASSERT_NE(cache.find("69999"), nullptr);
+  EXPECT_EQ(*cache.find("69999"), Ids{7});
+  const std::string long_word(1000, 'x');
+  cache.insert(long_word, &id, 1);
+  EXPECT_EQ(cache.find(long_word), nullptr);
+}
+
 TEST(Tokenizer, ThreadsShareOneTokenizer) {
   const Tokenizer tokenizer = small_tokenizer();
   const std::string text = "the cat thought of the end; the 🦙 of España sat";
