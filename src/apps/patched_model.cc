@@ -44,7 +44,7 @@ std::vector<NamedCandidate> next_candidates(const Context& context, const Loaded
   return named;
 }
 
-std::string quoted(std::string_view token) {
+std::string in_quotes(std::string_view token) {
   return Json(std::string(token)).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

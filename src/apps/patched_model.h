@@ -44,6 +44,6 @@ std::vector<NamedCandidate> next_candidates(const Context& context, const Loaded
                                             std::string_view prompt, std::int64_t k);
 
 /// A token as people read it: in quotes, control characters escaped.
-std::string quoted(std::string_view token);
+std::string in_quotes(std::string_view token);
 
 }  // namespace stem

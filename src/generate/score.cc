@@ -30,10 +30,10 @@ PackedCases pack(std::span<const ScoreCase> cases) {
 }
 
 void score_batch(const Context& context, const Model& model, std::span<const ScoreCase> cases,
-                 bool with_log_probability, std::vector<ScoreResult>& results) {
+                 const Overlay* overlay, bool with_log_probability, std::vector<ScoreResult>& results) {
   const PackedCases p = pack(cases);
   const TokenBatch batch{p.tokens, p.positions, p.segments, {}};
-  RowPlan rows(model.table, batch);
+  RowPlan rows(model.table, batch, overlay);
   const TableShape shape = model.table.shape();
   for (std::size_t i = 0; i < cases.size(); ++i) {
     for (const RecordEdit& edit : cases[i].edits) {
@@ -71,7 +71,8 @@ void score_batch(const Context& context, const Model& model, std::span<const Sco
 }  // namespace
 
 std::vector<ScoreResult> score_cases(const Context& context, const Model& model, std::span<const ScoreCase> cases,
-                                     bool with_log_probability, std::int64_t tokens_per_batch) {
+                                     const Overlay* overlay, bool with_log_probability,
+                                     std::int64_t tokens_per_batch) {
   std::vector<ScoreResult> results;
   results.reserve(cases.size());
   std::size_t first = 0;
@@ -89,7 +90,7 @@ std::vector<ScoreResult> score_cases(const Context& context, const Model& model,
       if (end > first && tokens + length > tokens_per_batch) break;
       tokens += length;
     }
-    score_batch(context, model, cases.subspan(first, end - first), with_log_probability, results);
+    score_batch(context, model, cases.subspan(first, end - first), overlay, with_log_probability, results);
     first = end;
   }
   return results;

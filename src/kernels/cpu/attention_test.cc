@@ -1,7 +1,7 @@
 // Attention of the cpu backend against the oracle, and the independence of a query from its neighbours.
 #include <algorithm>
 
-#include "kernels/cpu/against_reference.h"
+#include "kernels/cpu/against_reference_test.h"
 
 namespace stem::testing {
 namespace {

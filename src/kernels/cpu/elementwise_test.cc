@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cpu/against_reference.h"
+#include "kernels/cpu/against_reference_test.h"
 
 namespace stem::testing {
 namespace {

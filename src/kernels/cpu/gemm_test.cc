@@ -1,5 +1,5 @@
 // Matrix products of the cpu backend against the oracle, and the bits of the batch-invariant one.
-#include "kernels/cpu/against_reference.h"
+#include "kernels/cpu/against_reference_test.h"
 
 namespace stem::testing {
 namespace {

@@ -1,0 +1,162 @@
+// stem where, info, diff: addresses, a model's description, what differs between two.
+#include <CLI/CLI.hpp>
+#include <map>
+#include <memory>
+
+#include "apps/commands.h"
+#include "apps/patched_model.h"
+#include "apps/progress.h"
+#include "inspect/table_diff.h"
+#include "io/safetensors.h"
+
+namespace stem {
+namespace {
+
+struct WhereOptions {
+  std::string model;
+  std::vector<std::string> texts;
+  bool json = false;
+};
+
+void run_where(const WhereOptions& o) {
+  Runtime runtime;
+  const PatchedModel opened = open_model(runtime, o.model);
+  const ModelConfig& c = opened.model().config;
+  if (c.stem_layer_count() == 0) fail(ErrorCode::kUsage, "{}: a dense model has no STEM table: no addresses", o.model);
+  const std::filesystem::path path = std::filesystem::path(o.model) / kTableFile;
+  const Safetensors file = Safetensors::open(path);
+  Json result = Json::array();
+  for (const std::string& text : o.texts) {
+    const auto ids = opened.tokenizer().encode(text, false);
+    if (ids.empty()) fail(ErrorCode::kUsage, "where: expected a text, found an empty one");
+    if (!o.json && ids.size() > 1) fmt::print("{} is {} tokens, each with a record of its own\n", in_quotes(text), ids.size());
+    for (const std::int32_t id : ids) {
+      const RecordAddress a = record_address(file, id);
+      const std::string token = opened.tokenizer().decode({&id, 1});
+      const auto at = static_cast<std::size_t>(id);
+      Json row{{"text", text}, {"token", token}, {"id", id}, {"file", path.string()}, {"offset", a.offset}, {"bytes", a.bytes}, {"layers", c.stem_layers}};
+      if (!opened.loaded.stats.frequency.empty()) {
+        row["frequency"] = opened.loaded.stats.frequency[at];
+        row["updates"] = opened.loaded.stats.updates[at];
+      }
+      result.push_back(row);
+      if (o.json) continue;
+      fmt::print("{}  token id {}\n  record   {} bytes at offset {} of {}\n", in_quotes(token), id, count_text(static_cast<std::int64_t>(a.bytes)), count_text(static_cast<std::int64_t>(a.offset)), path.string());
+      const std::uint64_t row_bytes = a.bytes / static_cast<std::uint64_t>(c.stem_layer_count());
+      for (std::size_t s = 0; s < c.stem_layers.size(); ++s) {
+        fmt::print("  layer {:<2} row of {} values at offset {}\n", c.stem_layers[s], c.ffn, count_text(static_cast<std::int64_t>(a.offset + s * row_bytes)));
+      }
+      if (row.contains("updates")) fmt::print("  seen {} times in training, updated in {} steps\n", count_text(row["frequency"]), count_text(row["updates"]));
+    }
+  }
+  if (o.json) fmt::print("{}", dump_json(result));
+}
+
+struct InfoOptions {
+  std::string model;
+  bool json = false;
+};
+
+void run_info(const InfoOptions& o) {
+  Runtime runtime;
+  const PatchedModel opened = open_model(runtime, o.model);
+  const ModelConfig& c = opened.model().config;
+  const Manifest& m = opened.loaded.manifest;
+  const Accounting a = account(c);
+  if (o.json) {
+    fmt::print("{}", dump_json({{"model", o.model}, {"uuid", uuid_text(m.uuid)}, {"model_version", m.model_version}, {"created", m.created},
+                                {"digests", "verified"}, {"config", config_to_json(c, name_of(opened.model().table.dtype()))},
+                                {"tokenizer_size", opened.tokenizer().vocab_size()}, {"dense_parameters", a.dense_parameters},
+                                {"table_parameters", a.table_parameters}, {"active_parameters", a.active_parameters},
+                                {"deleted_parameters", a.deleted_parameters}, {"flops_per_token", a.flops_per_token},
+                                {"flops_per_token_with_lookup", a.flops_per_token_with_lookup}, {"machine", machine_text()}}));
+    return;
+  }
+  const double table_bytes = static_cast<double>(a.table_parameters * size_of(opened.model().table.dtype()));
+  fmt::print("{}\n  uuid       {}, version {}, made {}\n", o.model, uuid_text(m.uuid), m.model_version, m.created);
+  fmt::print("  files      {} files, every SHA-256 as in stem.json (unsigned: whoever can write the files can write it too)\n", m.files.size());
+  fmt::print("  shape      D {}  L {}  H {}  K {}  F {}  V {}  context {}  head {}\n", c.width, c.layers, c.heads, c.kv_heads, c.ffn, c.vocab, c.max_positions, c.tied ? "tied" : "untied");
+  fmt::print("  ffn        {} in layers [{}], dense in the others\n", name_of(c.variant), fmt::join(c.stem_layers, ", "));
+  fmt::print("  parameters {} dense + {} in the table; {} active for a token; {} deleted up-projection\n", count_text(a.dense_parameters), count_text(a.table_parameters), count_text(a.active_parameters), count_text(a.deleted_parameters));
+  fmt::print("  FLOPs      {:.2f} M a token ({:.2f} M counting the embedding lookup as a product)\n", a.flops_per_token / 1e6, a.flops_per_token_with_lookup / 1e6);
+  fmt::print("  table      {} in {} ({} a record)\n  machine    {}\n", bytes_text(table_bytes), name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)), machine_text());
+}
+
+struct DiffOptions {
+  std::string a, b;
+  std::int64_t most = 20;
+  bool json = false;
+};
+
+std::string joined(const std::vector<std::int64_t>& layers) {
+  return fmt::format("{}", fmt::join(layers, ", "));
+}
+
+void run_diff(const DiffOptions& o) {
+  Runtime runtime;
+  LoadOptions unverified;
+  unverified.verify = false;  // the point is to look at files that may have been changed
+  const LoadedModel a = load_model_directory(o.a, runtime.inference(), unverified), b = load_model_directory(o.b, runtime.inference(), unverified);
+  Json result{{"a", o.a}, {"b", o.b}, {"same_uuid", a.manifest.uuid == b.manifest.uuid}, {"rows", Json::array()}, {"files", Json::array()}};
+  for (const LoadedModel* m : {&a, &b}) {
+    for (const Difference& d : manifest_differences(m->directory, m->manifest)) {
+      result["files"].push_back(d.text);
+      if (!o.json) fmt::print("{}\n", d.text);
+    }
+  }
+  const auto rows = diff_tables(a.model.table, b.model.table, o.a, o.b);
+  std::map<std::int32_t, std::vector<RowDifference>> tokens;
+  for (const RowDifference& row : rows) tokens[row.token].push_back(row);
+  std::int64_t shown_tokens = 0;
+  for (const auto& [token, differences] : tokens) {
+    std::vector<std::int64_t> layers;
+    double largest = 0;
+    for (const RowDifference& d : differences) {
+      layers.push_back(a.model.config.stem_layers[static_cast<std::size_t>(d.layer)]);
+      largest = std::max(largest, d.max_abs_difference);
+    }
+    const auto text = [&](std::int32_t id) { return a.tokenizer.decode({&id, 1}); };
+    Json row{{"token", text(token)}, {"id", token}, {"layers", layers}, {"max_abs_difference", largest}};
+    const auto with = differences.front().exchanged_with;
+    if (with) row["exchanged_with"] = text(*with);
+    result["rows"].push_back(row);
+    if (!o.json && shown_tokens++ < o.most) {
+      fmt::print("token {} (id {}) differs in layers {}{}\n", in_quotes(text(token)), token, joined(layers),
+                 with ? fmt::format(": it holds the record of {}", in_quotes(text(*with))) : fmt::format(", by up to {:.3g}", largest));
+    }
+  }
+  if (o.json) return fmt::print("{}", dump_json(result));
+  if (static_cast<std::int64_t>(tokens.size()) > o.most) fmt::print("… and {} more tokens\n", static_cast<std::int64_t>(tokens.size()) - o.most);
+  fmt::print("{} of {} records differ\n", tokens.size(), a.model.config.vocab);
+}
+
+}  // namespace
+
+void add_where_command(CLI::App& app) {
+  auto o = std::make_shared<WhereOptions>();
+  CLI::App* command = app.add_subcommand("where", "the address of a token: id, record offset in the file, layers");
+  command->add_option("model", o->model, "model directory")->required();
+  command->add_option("text", o->texts, "text as it stands in a sentence, for example \" Spain\"")->required();
+  command->add_flag("--json", o->json, "addresses as JSON");
+  command->callback([o] { run_where(*o); });
+}
+
+void add_info_command(CLI::App& app) {
+  auto o = std::make_shared<InfoOptions>();
+  CLI::App* command = app.add_subcommand("info", "what a model is: shape, parameters, FLOPs, digests");
+  command->add_option("model", o->model, "model directory")->required();
+  command->add_flag("--json", o->json, "figures as JSON");
+  command->callback([o] { run_info(*o); });
+}
+
+void add_diff_command(CLI::App& app) {
+  auto o = std::make_shared<DiffOptions>();
+  CLI::App* command = app.add_subcommand("diff", "which records differ between two models, and which files are not as their manifest says");
+  command->add_option("a", o->a, "model directory")->required();
+  command->add_option("b", o->b, "model directory")->required();
+  command->add_option("--most", o->most, "tokens to list")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  command->add_flag("--json", o->json, "differences as JSON");
+  command->callback([o] { run_diff(*o); });
+}
+
+}  // namespace stem
