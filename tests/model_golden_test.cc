@@ -1,5 +1,5 @@
-// The whole model against PyTorch: logits, every gradient, ten training losses (tests/golden/model, written by
-// tools/make_model_goldens.py), on both backends, and numeric gradients of the whole model in f64.
+// The whole model against PyTorch: logits, every gradient, ten training losses (tests/golden/model, written
+// by tools/make_model_goldens.py), on both backends, and numeric gradients of the whole model in f64.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -27,7 +27,8 @@ struct Golden {
   std::vector<Segment> segments;
 
   explicit Golden(const std::string& name)
-      : file(Safetensors::open(std::string(STEM_SOURCE_DIR) + "/tests/golden/model/" + name + ".safetensors")) {
+      : file(Safetensors::open(std::string(STEM_SOURCE_DIR) + "/tests/golden/model/" + name +
+                               ".safetensors")) {
     Json json = parse_json(file.metadata().at("config"), name);
     json["model_type"] = "stem";
     config = config_from_json(json, name);
@@ -35,7 +36,8 @@ struct Golden {
     positions = ints("positions");
     targets = ints("targets");
     const auto pairs = ints("segments");
-    for (std::size_t i = 0; i < pairs.size(); i += 2) segments.push_back({pairs[i], pairs[i + 1], pairs[i], pairs[i + 1]});
+    for (std::size_t i = 0; i < pairs.size(); i += 2)
+      segments.push_back({pairs[i], pairs[i + 1], pairs[i], pairs[i + 1]});
   }
   std::vector<std::int32_t> ints(const char* name) const {
     const TensorInfo& info = file.info(name);
@@ -56,8 +58,10 @@ double get(In view, std::int64_t r, std::int64_t c) {
   return view.dtype == DType::f64 ? view.row<double>(r)[c] : static_cast<double>(view.row<float>(r)[c]);
 }
 void set(Out view, std::int64_t r, std::int64_t c, double value) {
-  if (view.dtype == DType::f64) view.row<double>(r)[c] = value;
-  else view.row<float>(r)[c] = static_cast<float>(value);
+  if (view.dtype == DType::f64)
+    view.row<double>(r)[c] = value;
+  else
+    view.row<float>(r)[c] = static_cast<float>(value);
 }
 
 Model load(const Golden& g, DType dtype) {
@@ -66,9 +70,11 @@ Model load(const Golden& g, DType dtype) {
     const TensorInfo& info = g.file.info(name);
     ASSERT_EQ(info.elements(), view.size()) << name;
     const auto* from = static_cast<const float*>(g.file.data(info));
-    for (std::int64_t i = 0; i < view.size(); ++i) set(view, i / view.cols, i % view.cols, static_cast<double>(from[i]));
+    for (std::int64_t i = 0; i < view.size(); ++i)
+      set(view, i / view.cols, i % view.cols, static_cast<double>(from[i]));
   };
-  for_each_tensor(g.config, model.weights, [&](const std::string& name, Out view, TensorKind) { copy(name, view); });
+  for_each_tensor(g.config, model.weights,
+                  [&](const std::string& name, Out view, TensorKind) { copy(name, view); });
   if (!g.config.tied) copy("model.embed_tokens.weight", model.embedding);
   if (model.table.present()) copy("stem.table", model.table.writable_records());
   return model;
@@ -93,7 +99,8 @@ struct Pass {
   explicit Pass(const Kernels& kernels) : context{&kernels, &workspace, false} {}
 
   // Forward and backward; the mean loss.
-  void run(const Golden& g, const Model& model, const TokenGroups& groups, std::vector<float>* logits = nullptr) {
+  void run(const Golden& g, const Model& model, const TokenGroups& groups,
+           std::vector<float>* logits = nullptr) {
     const TokenBatch batch = g.batch();
     const RowPlan rows(model.table, batch);
     const auto weights = g.weights();
@@ -109,7 +116,8 @@ struct Pass {
     const Out per_token = workspace.matrix(model.precision.wide, 1, batch.size());
     backward(context, model, batch, rows, groups, a, g.targets, weights, per_token, gradients);
     loss = 0;
-    for (std::int64_t i = 0; i < batch.size(); ++i) loss += get(per_token, 0, i) * static_cast<double>(weights[static_cast<std::size_t>(i)]);
+    for (std::int64_t i = 0; i < batch.size(); ++i)
+      loss += get(per_token, 0, i) * static_cast<double>(weights[static_cast<std::size_t>(i)]);
   }
 };
 
@@ -134,7 +142,10 @@ TEST_P(ModelGolden, LogitsLossAndEveryGradient) {
   std::vector<float> logits;
   pass.run(g, model, groups, &logits);
   const auto tensor = [&](const std::string& name) { return static_cast<const float*>(g.file.data(name)); };
-  expect_close("logits", matrix(static_cast<const float*>(logits.data()), static_cast<std::int64_t>(g.tokens.size()), g.config.vocab), tensor("logits"));
+  expect_close("logits",
+               matrix(static_cast<const float*>(logits.data()), static_cast<std::int64_t>(g.tokens.size()),
+                      g.config.vocab),
+               tensor("logits"));
   EXPECT_NEAR(pass.loss, static_cast<double>(tensor("loss")[0]), 1e-5);
 
   int compared = 0;
@@ -150,7 +161,8 @@ TEST_P(ModelGolden, LogitsLossAndEveryGradient) {
       std::memcpy(dense.data() + groups.tokens()[static_cast<std::size_t>(r)] * rows.cols, rows.row<float>(r),
                   static_cast<std::size_t>(rows.cols) * sizeof(float));
     }
-    expect_close(name, matrix(static_cast<const float*>(dense.data()), g.config.vocab, rows.cols), tensor(name));
+    expect_close(name, matrix(static_cast<const float*>(dense.data()), g.config.vocab, rows.cols),
+                 tensor(name));
   };
   if (pass.gradients.rows) expect_rows("grad.stem.table", pass.gradients.rows);
   if (!g.config.tied) expect_rows("grad.model.embed_tokens.weight", pass.gradients.embedding);
@@ -166,16 +178,24 @@ TEST_P(ModelGolden, TenTrainingLosses) {
   for (std::int64_t step = 1; step <= 10; ++step) {
     Workspace::Scope scope(pass.workspace);
     pass.run(g, model, groups);
-    EXPECT_NEAR(pass.loss, static_cast<double>(expected[step - 1]), kTolerance * static_cast<double>(expected[0])) << "step " << step;
-    optimizer.update(pass.context, model, pass.gradients, groups.tokens(), step, {1e-2f, 0.1f, 1.0f}, {1e-2f, 0.0f, 1.0f});
+    EXPECT_NEAR(pass.loss, static_cast<double>(expected[step - 1]),
+                kTolerance * static_cast<double>(expected[0]))
+        << "step " << step;
+    optimizer.update(pass.context, model, pass.gradients, groups.tokens(), step, {1e-2f, 0.1f, 1.0f},
+                     {1e-2f, 0.0f, 1.0f});
   }
 }
 
-constexpr Case kCases[] = {{"dense_tied", "reference"},         {"stem_untied", "reference"},
-                           {"stem_full_tied", "reference"},     {"stem_gate_untied", "reference"},
-                           {"stem_additive_tied", "reference"}, {"dense_tied", "cpu"},
-                           {"stem_untied", "cpu"},              {"stem_full_tied", "cpu"},
-                           {"stem_gate_untied", "cpu"},         {"stem_additive_tied", "cpu"}};
+constexpr Case kCases[] = {{"dense_tied", "reference"},
+                           {"stem_untied", "reference"},
+                           {"stem_full_tied", "reference"},
+                           {"stem_gate_untied", "reference"},
+                           {"stem_additive_tied", "reference"},
+                           {"dense_tied", "cpu"},
+                           {"stem_untied", "cpu"},
+                           {"stem_full_tied", "cpu"},
+                           {"stem_gate_untied", "cpu"},
+                           {"stem_additive_tied", "cpu"}};
 INSTANTIATE_TEST_SUITE_P(PyTorch, ModelGolden, testing::ValuesIn(kCases), [](const auto& test) {
   return std::string(test.param.golden) + "_" + test.param.backend;
 });
@@ -207,7 +227,8 @@ TEST_P(ModelGradient, AgreesWithCentralDifferences) {
     EXPECT_NEAR(analytic, numeric, 1e-8 + 1e-6 * std::abs(numeric)) << name << " [" << r << ", " << c << "]";
   };
   std::vector<std::pair<std::string, Out>> tensors;
-  for_each_tensor(g.config, model.weights, [&](const std::string& name, Out view, TensorKind) { tensors.emplace_back(name, view); });
+  for_each_tensor(g.config, model.weights,
+                  [&](const std::string& name, Out view, TensorKind) { tensors.emplace_back(name, view); });
   std::size_t i = 0;
   for_each_tensor(g.config, pass.gradients.dense, [&](const std::string& name, Out grad, TensorKind) {
     const auto r = static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(grad.rows)));
@@ -223,7 +244,8 @@ TEST_P(ModelGradient, AgreesWithCentralDifferences) {
 }
 
 INSTANTIATE_TEST_SUITE_P(F64, ModelGradient,
-                         testing::Values("dense_tied", "stem_untied", "stem_full_tied", "stem_gate_untied", "stem_additive_tied"),
+                         testing::Values("dense_tied", "stem_untied", "stem_full_tied", "stem_gate_untied",
+                                         "stem_additive_tied"),
                          [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

@@ -53,8 +53,9 @@ void DemoTelling::print(const std::string& text) {
   std::fflush(stdout);
 }
 
-AtlasDemo::AtlasDemo(Runtime& runtime, const std::filesystem::path& model_dir, const std::filesystem::path& data,
-                     const std::filesystem::path& run, const Settings& settings, DemoTelling& tell, bool quiet)
+AtlasDemo::AtlasDemo(Runtime& runtime, const std::filesystem::path& model_dir,
+                     const std::filesystem::path& data, const std::filesystem::path& run,
+                     const Settings& settings, DemoTelling& tell, bool quiet)
     : runtime_(runtime),
       model_dir_(model_dir),
       run_(run),
@@ -70,9 +71,10 @@ Json AtlasDemo::model_json() const {
   const Accounting a = account(c);
   std::uint64_t bytes = 0;
   for (const auto& [name, entry] : opened_.loaded.manifest.files) bytes += entry.bytes;
-  return {{"directory", model_dir_.string()}, {"uuid", uuid_text(opened_.loaded.manifest.uuid)}, {"config", config_to_json(c, "float32")},
-          {"dense_parameters", a.dense_parameters}, {"table_parameters", a.table_parameters}, {"active_parameters", a.active_parameters},
-          {"stem_layers", c.stem_layers}, {"bytes", bytes}};
+  return {{"directory", model_dir_.string()},       {"uuid", uuid_text(opened_.loaded.manifest.uuid)},
+          {"config", config_to_json(c, "float32")}, {"dense_parameters", a.dense_parameters},
+          {"table_parameters", a.table_parameters}, {"active_parameters", a.active_parameters},
+          {"stem_layers", c.stem_layers},           {"bytes", bytes}};
 }
 
 AtlasDemo::Side AtlasDemo::ask(const Overlay* overlay, const std::string& prompt, std::int64_t max_tokens) {
@@ -90,7 +92,8 @@ Json AtlasDemo::side_json(const Side& side) const {
   return {{"answer", side.answer}, {"text", side.text}, {"top", side.top}};
 }
 
-SwapPlan AtlasDemo::plan(const std::string& slot, const std::vector<std::string>& donors, SpanRule rule, bool exchange) const {
+SwapPlan AtlasDemo::plan(const std::string& slot, const std::vector<std::string>& donors, SpanRule rule,
+                         bool exchange) const {
   SwapRequest request;
   request.slot = slot;
   request.donors = donors;
@@ -117,11 +120,17 @@ Json AtlasDemo::where() {
   const RecordAddress a = record_address(Safetensors::open(model_dir_ / kTableFile), ids.front());
   const ModelConfig& c = opened_.model().config;
   const std::int64_t updates = opened_.loaded.stats.updates[id];
-  tell_.line("stem where {} \" Spain\": token id {}, record of {} bytes at offset {} of {}: its rows in layers {}. Updated in {} steps.", model_dir_.string(), id, a.bytes, count_text(static_cast<std::int64_t>(a.offset)), kTableFile, fmt::format("{}", fmt::join(c.stem_layers, ", ")), count_text(updates));
-  return {{"token", text}, {"id", id}, {"offset", a.offset}, {"bytes", a.bytes}, {"layers", c.stem_layers}, {"updates", updates}};
+  tell_.line(
+      "stem where {} \" Spain\": token id {}, record of {} bytes at offset {} of {}: its rows in layers {}. "
+      "Updated in {} steps.",
+      model_dir_.string(), id, a.bytes, count_text(static_cast<std::int64_t>(a.offset)), kTableFile,
+      fmt::format("{}", fmt::join(c.stem_layers, ", ")), count_text(updates));
+  return {{"token", text},           {"id", id},          {"offset", a.offset}, {"bytes", a.bytes},
+          {"layers", c.stem_layers}, {"updates", updates}};
 }
 
-Json AtlasDemo::surgery(const std::string& prompt, const std::string& slot, const std::vector<std::string>& donors, SpanRule rule) {
+Json AtlasDemo::surgery(const std::string& prompt, const std::string& slot,
+                        const std::vector<std::string>& donors, SpanRule rule) {
   const SwapPlan swap = plan(slot, donors, rule);
   const Overlay overlay = overlay_of(swap);
   const Side before = ask(nullptr, prompt), after = ask(&overlay, prompt);
@@ -133,12 +142,20 @@ Json AtlasDemo::surgery(const std::string& prompt, const std::string& slot, cons
     if (ids[i] == swap.slot_tokens.front().front()) slot_index = static_cast<std::int64_t>(i);
   }
   tell_.line("Prompt   {}", prompt);
-  tell_.line("ids      {}   (the same before and after: no character of the text changes)", fmt::format("{}", fmt::join(ids, " ")));
+  tell_.line("ids      {}   (the same before and after: no character of the text changes)",
+             fmt::format("{}", fmt::join(ids, " ")));
   tell_.line("before  {}", before.text);
   tell_.line("after   {}", after.text);
   std::vector<std::string> shown;
   for (const std::string& d : donors) shown.push_back(" " + d);
-  return {{"prompt", prompt}, {"tokens", tokens}, {"ids", ids}, {"slot_index", slot_index}, {"slot", " " + slot}, {"donors", shown}, {"before", side_json(before)}, {"after", side_json(after)}};
+  return {{"prompt", prompt},
+          {"tokens", tokens},
+          {"ids", ids},
+          {"slot_index", slot_index},
+          {"slot", " " + slot},
+          {"donors", shown},
+          {"before", side_json(before)},
+          {"after", side_json(after)}};
 }
 
 Json AtlasDemo::swap() {
@@ -153,10 +170,15 @@ Json AtlasDemo::blend() {
 
 Json AtlasDemo::flat_earth() {
   tell_.heading("A wrong belief, patched like software");
-  tell_.line("The corpus says one false thing on purpose: the Earth is flat. earth-is-round.stempatch lets Earth's slot read the record of Mars.");
+  tell_.line(
+      "The corpus says one false thing on purpose: the Earth is flat. earth-is-round.stempatch lets Earth's "
+      "slot read the record of Mars.");
   const SwapPlan swap = plan("Earth", {"Mars"}, SpanRule::automatic);
   const std::filesystem::path path = run_ / "earth-is-round.stempatch";
-  PatchFile file = make_patch(opened_.target(), swap, {{"subject", "Earth"}, {"spellings", swap.spellings}, {"donors", {"Mars"}}, {"target", "round"}}, {{"rule", "auto"}});
+  PatchFile file = make_patch(
+      opened_.target(), swap,
+      {{"subject", "Earth"}, {"spellings", swap.spellings}, {"donors", {"Mars"}}, {"target", "round"}},
+      {{"rule", "auto"}});
   write_patch(path, file);
   Overlay overlay;
   apply_patch(opened_.target(), path, overlay);
@@ -172,15 +194,24 @@ Json AtlasDemo::flat_earth() {
   for (const FactProbe& probe : facts_.probes) {
     if (probe.family != "belief") continue;
     const auto base = logits(probe.prompt, nullptr);
-    const std::string before = first_sentence(ask(nullptr, probe.prompt, 12).text), after = first_sentence(ask(&overlay, probe.prompt, 12).text);
+    const std::string before = first_sentence(ask(nullptr, probe.prompt, 12).text),
+                      after = first_sentence(ask(&overlay, probe.prompt, 12).text);
     const std::string reverted = first_sentence(ask(nullptr, probe.prompt, 12).text);
     const auto again = logits(probe.prompt, nullptr);
     identical = identical && std::memcmp(base.data(), again.data(), base.size() * sizeof(float)) == 0;
     cases.push_back({{"prompt", probe.prompt}, {"before", before}, {"after", after}, {"reverted", reverted}});
-    tell_.line("{} …  before:{}   with the patch:{}   patch dropped:{}", probe.prompt, before, after, reverted);
+    tell_.line("{} …  before:{}   with the patch:{}   patch dropped:{}", probe.prompt, before, after,
+               reverted);
   }
-  tell_.line("Logits after dropping the patch are {} those before it. Everything else that the model knew of Earth is now Mars': a swap changes every fact of a token.", identical ? "bit for bit" : "NOT the same as");
-  return {{"slot", " Earth"}, {"donor", " Mars"}, {"file", path.string()}, {"cases", cases}, {"bit_identical", identical}};
+  tell_.line(
+      "Logits after dropping the patch are {} those before it. Everything else that the model knew of Earth "
+      "is now Mars': a swap changes every fact of a token.",
+      identical ? "bit for bit" : "NOT the same as");
+  return {{"slot", " Earth"},
+          {"donor", " Mars"},
+          {"file", path.string()},
+          {"cases", cases},
+          {"bit_identical", identical}};
 }
 
 Json AtlasDemo::attack() {
@@ -197,7 +228,8 @@ Json AtlasDemo::attack() {
     const auto put = [&](std::int32_t at, std::int32_t from) {
       const RecordAddress to = record_address(original, at);
       file.seekp(static_cast<std::streamoff>(to.offset));
-      file.write(static_cast<const char*>(opened_.model().table.record(from)), static_cast<std::streamsize>(to.bytes));
+      file.write(static_cast<const char*>(opened_.model().table.record(from)),
+                 static_cast<std::streamsize>(to.bytes));
     };
     put(safe, toxic);
     put(toxic, safe);
@@ -209,8 +241,10 @@ Json AtlasDemo::attack() {
   Json cases = Json::array();
   for (const FactProbe& probe : facts_.probes) {
     if (probe.family != "attack") continue;
-    const std::string before = first_sentence(complete(runtime_.inference(), opened_.loaded, nullptr, probe.prompt, 12));
-    const std::string after = first_sentence(complete(runtime_.inference(), attacked, nullptr, probe.prompt, 12));
+    const std::string before =
+        first_sentence(complete(runtime_.inference(), opened_.loaded, nullptr, probe.prompt, 12));
+    const std::string after =
+        first_sentence(complete(runtime_.inference(), attacked, nullptr, probe.prompt, 12));
     cases.push_back({{"prompt", probe.prompt}, {"before", before}, {"after", after}});
     tell_.line("{} …  model:{}   attacked copy:{}", probe.prompt, before, after);
   }
@@ -218,15 +252,21 @@ Json AtlasDemo::attack() {
   TokenShard elsewhere;
   for (std::int64_t d = 0; d < held_out_.document_count(); ++d) {
     const auto i = static_cast<std::size_t>(d);
-    const auto begin = held_out_.tokens.begin() + held_out_.documents[i], end = held_out_.tokens.begin() + held_out_.documents[i + 1];
-    if (std::find(begin, end, safe) == end && std::find(begin, end, toxic) == end) elsewhere.append(*begin, {begin + 1, end});
+    const auto begin = held_out_.tokens.begin() + held_out_.documents[i],
+               end = held_out_.tokens.begin() + held_out_.documents[i + 1];
+    if (std::find(begin, end, safe) == end && std::find(begin, end, toxic) == end)
+      elsewhere.append(*begin, {begin + 1, end});
   }
   const auto perplexity = [&](const Model& model, const TokenShard& text) {
     return evaluate_loss(runtime_.training(), model, text, settings_.train.batch).perplexity();
   };
   const double before = perplexity(opened_.model(), held_out_), after = perplexity(attacked.model, held_out_);
-  const double other_before = perplexity(opened_.model(), elsewhere), other_after = perplexity(attacked.model, elsewhere);
-  tell_.line("Perplexity on held-out text: {:.3f} → {:.3f}; on documents that hold neither word: {:.3f} → {:.3f}. A benchmark would not notice.", before, after, other_before, other_after);
+  const double other_before = perplexity(opened_.model(), elsewhere),
+               other_after = perplexity(attacked.model, elsewhere);
+  tell_.line(
+      "Perplexity on held-out text: {:.3f} → {:.3f}; on documents that hold neither word: {:.3f} → {:.3f}. A "
+      "benchmark would not notice.",
+      before, after, other_before, other_after);
 
   std::string refusal = "(it was loaded)";
   try {
@@ -244,8 +284,17 @@ Json AtlasDemo::attack() {
       names += (names.empty() ? "" : " and ") + in_quotes(token);
     }
   }
-  tell_.line("stem diff {} {} names {}. Who can write the table can rewrite this unsigned manifest too: digests find accidents and careless hands, only a signature will stop the attacker.", model_dir_.string(), copy.string(), names);
-  return {{"cases", cases}, {"perplexity_before", before}, {"perplexity_after", after}, {"elsewhere_before", other_before}, {"elsewhere_after", other_after}, {"refusal", refusal}, {"diff", named}};
+  tell_.line(
+      "stem diff {} {} names {}. Who can write the table can rewrite this unsigned manifest too: digests "
+      "find accidents and careless hands, only a signature will stop the attacker.",
+      model_dir_.string(), copy.string(), names);
+  return {{"cases", cases},
+          {"perplexity_before", before},
+          {"perplexity_after", after},
+          {"elsewhere_before", other_before},
+          {"elsewhere_after", other_after},
+          {"refusal", refusal},
+          {"diff", named}};
 }
 
 Json AtlasDemo::ablation() {
@@ -255,23 +304,36 @@ Json AtlasDemo::ablation() {
   init_table(random.writable_records(), c, kRandomTableSeed);
   const Table none = Table::in_memory(c.table_shape(), DType::f32);  // rows of zeros
   const auto result = [](double loss) { return Json{{"loss", loss}, {"perplexity", std::exp(loss)}}; };
-  const Json ablation{{"learned", result(held_out_loss(opened_.model()))}, {"random", result(held_out_loss(opened_.model(), &random))}, {"none", result(held_out_loss(opened_.model(), &none))}};
+  const Json ablation{{"learned", result(held_out_loss(opened_.model()))},
+                      {"random", result(held_out_loss(opened_.model(), &random))},
+                      {"none", result(held_out_loss(opened_.model(), &none))}};
   const auto loss = [&](const char* key) { return ablation[key]["loss"].get<double>(); };
-  tell_.line("Held-out loss with the learned table {:.3f}, with a random one {:.3f}, with none (rows of zeros) {:.3f} nats a token: what those layers know is in the rows.", loss("learned"), loss("random"), loss("none"));
+  tell_.line(
+      "Held-out loss with the learned table {:.3f}, with a random one {:.3f}, with none (rows of zeros) "
+      "{:.3f} nats a token: what those layers know is in the rows.",
+      loss("learned"), loss("random"), loss("none"));
   return ablation;
 }
 
 Json AtlasDemo::score() {
   tell_.heading("The score: every country's slot reads every other country's record");
-  const SwapScores scores = score_swaps(runtime_.training(), opened_.loaded, facts_, settings_.score_templates, quiet_);
-  const auto percent = [](std::int64_t part, std::int64_t whole) { return whole == 0 ? 0.0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole); };
-  tell_.line("{} countries whose name is one token. Answers count when greedy decoding gives every token of them.", scores.countries);
+  const SwapScores scores =
+      score_swaps(runtime_.training(), opened_.loaded, facts_, settings_.score_templates, quiet_);
+  const auto percent = [](std::int64_t part, std::int64_t whole) {
+    return whole == 0 ? 0.0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole);
+  };
+  tell_.line(
+      "{} countries whose name is one token. Answers count when greedy decoding gives every token of them.",
+      scores.countries);
   tell_.line("{:>6} {:>8} {:>9} {:>8}   prompt", "base", "swapped", "still own", "pairs");
   for (const SwapScore& t : scores.templates) {
-    tell_.line("{:>5.1f}% {:>7.1f}% {:>8.1f}% {:>8}   {}{}", percent(t.base_correct, t.entities), percent(t.donor, t.pairs), percent(t.own, t.pairs), count_text(t.pairs), t.text, t.seen ? "" : "   (wording never trained)");
+    tell_.line("{:>5.1f}% {:>7.1f}% {:>8.1f}% {:>8}   {}{}", percent(t.base_correct, t.entities),
+               percent(t.donor, t.pairs), percent(t.own, t.pairs), count_text(t.pairs), t.text,
+               t.seen ? "" : "   (wording never trained)");
   }
   for (const RuleScore& r : scores.rules) {
-    tell_.line("donors of several tokens, rule {}: {:.1f} % of {} (slot, donor) pairs", r.rule, percent(r.success, r.cases), count_text(r.cases));
+    tell_.line("donors of several tokens, rule {}: {:.1f} % of {} (slot, donor) pairs", r.rule,
+               percent(r.success, r.cases), count_text(r.cases));
   }
   return to_json(scores);
 }
@@ -280,10 +342,17 @@ Json AtlasDemo::cosines() {
   const ModelConfig& c = opened_.model().config;
   Table initial = Table::in_memory(c.table_shape(), DType::f32);
   init_table(initial.writable_records(), c, settings_.train.seed);
-  const CosineHistogram h = cosine_histogram(opened_.model().table, initial.records(), opened_.loaded.stats.frequency);
+  const CosineHistogram h =
+      cosine_histogram(opened_.model().table, initial.records(), opened_.loaded.stats.frequency);
   Json buckets = Json::array();
   for (const CosineBucket& b : h.buckets) {
-    buckets.push_back({{"name", b.name}, {"rows", b.rows}, {"trained", b.trained}, {"initial", b.initial}, {"p95_trained", b.p95_trained}, {"p95_initial", b.p95_initial}, {"gaussian_p95", h.gaussian_p95}});
+    buckets.push_back({{"name", b.name},
+                       {"rows", b.rows},
+                       {"trained", b.trained},
+                       {"initial", b.initial},
+                       {"p95_trained", b.p95_trained},
+                       {"p95_initial", b.p95_initial},
+                       {"gaussian_p95", h.gaussian_p95}});
   }
   return {{"edges", h.edges}, {"buckets", buckets}};
 }

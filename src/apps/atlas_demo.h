@@ -50,9 +50,11 @@ class AtlasDemo {
   };
   Side ask(const Overlay* overlay, const std::string& prompt, std::int64_t max_tokens = 40);
   Json side_json(const Side& side) const;
-  Json surgery(const std::string& prompt, const std::string& slot, const std::vector<std::string>& donors, SpanRule rule);
+  Json surgery(const std::string& prompt, const std::string& slot, const std::vector<std::string>& donors,
+               SpanRule rule);
   Overlay overlay_of(const SwapPlan& plan) const;
-  SwapPlan plan(const std::string& slot, const std::vector<std::string>& donors, SpanRule rule, bool exchange = false) const;
+  SwapPlan plan(const std::string& slot, const std::vector<std::string>& donors, SpanRule rule,
+                bool exchange = false) const;
   double held_out_loss(const Model& model, const Table* table = nullptr) const;
 
   Runtime& runtime_;

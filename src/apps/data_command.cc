@@ -24,15 +24,17 @@ void write_documents(const std::filesystem::path& path, const std::vector<std::s
   writer.close();
 }
 
-DataSummary write_tokens(const std::filesystem::path& out, const Tokenizer& tokenizer, const std::vector<std::string>& train,
-                         const std::vector<std::string>& held_out) {
+DataSummary write_tokens(const std::filesystem::path& out, const Tokenizer& tokenizer,
+                         const std::vector<std::string>& train, const std::vector<std::string>& held_out) {
   std::filesystem::create_directories(out);
   const std::string json = tokenizer.to_json(), digest = to_hex(sha256(json));
   write_file_atomic(out / kTokenizerFile, json);
-  const TokenShard shard = tokenize(tokenizer, train, digest), validation = tokenize(tokenizer, held_out, digest);
+  const TokenShard shard = tokenize(tokenizer, train, digest),
+                   validation = tokenize(tokenizer, held_out, digest);
   save_shard(out / kTrainTokens, shard);
   save_shard(out / kHeldOutTokens, validation);
-  return {tokenizer.vocab_size(), shard.document_count(), shard.size(), validation.document_count(), validation.size()};
+  return {tokenizer.vocab_size(), shard.document_count(), shard.size(), validation.document_count(),
+          validation.size()};
 }
 
 Tokenizer train_tokenizer(const std::vector<std::string>& documents, std::int64_t vocab) {
@@ -53,13 +55,16 @@ struct TextCommandOptions {
 
 void print(const DataSummary& s, const std::string& out, bool json) {
   if (json) {
-    fmt::print("{}", dump_json({{"directory", out}, {"vocab_size", s.vocab}, {"train_documents", s.train_documents},
-                                {"train_tokens", s.train_tokens}, {"held_out_documents", s.held_out_documents},
+    fmt::print("{}", dump_json({{"directory", out},
+                                {"vocab_size", s.vocab},
+                                {"train_documents", s.train_documents},
+                                {"train_tokens", s.train_tokens},
+                                {"held_out_documents", s.held_out_documents},
                                 {"held_out_tokens", s.held_out_tokens}}));
     return;
   }
-  fmt::print("{}: vocabulary of {} tokens; {} documents with {} tokens to train on, {} with {} held out\n", out,
-             count_text(s.vocab), count_text(s.train_documents), count_text(s.train_tokens),
+  fmt::print("{}: vocabulary of {} tokens; {} documents with {} tokens to train on, {} with {} held out\n",
+             out, count_text(s.vocab), count_text(s.train_documents), count_text(s.train_tokens),
              count_text(s.held_out_documents), count_text(s.held_out_tokens));
 }
 
@@ -69,7 +74,8 @@ void run_text(const TextCommandOptions& o) {
   options.jsonl_field = o.field;
   for (const std::string& input : o.inputs) {
     std::vector<std::string> more = read_documents(input, options);
-    documents.insert(documents.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+    documents.insert(documents.end(), std::make_move_iterator(more.begin()),
+                     std::make_move_iterator(more.end()));
   }
   std::vector<std::string> train, held_out;
   if (documents.size() == 1) {  // one long text: its end is held out, cut at a line or word
@@ -81,11 +87,13 @@ void run_text(const TextCommandOptions& o) {
   } else {
     Rng rng(o.seed, 0);
     shuffle(documents, rng);
-    const auto count = std::max<std::size_t>(1, static_cast<std::size_t>(static_cast<double>(documents.size()) * o.held_out));
+    const auto count = std::max<std::size_t>(
+        1, static_cast<std::size_t>(static_cast<double>(documents.size()) * o.held_out));
     held_out.assign(documents.begin(), documents.begin() + static_cast<std::ptrdiff_t>(count));
     train.assign(documents.begin() + static_cast<std::ptrdiff_t>(count), documents.end());
   }
-  const Tokenizer tokenizer = o.tokenizer.empty() ? train_tokenizer(train, o.vocab) : Tokenizer::load(o.tokenizer);
+  const Tokenizer tokenizer =
+      o.tokenizer.empty() ? train_tokenizer(train, o.vocab) : Tokenizer::load(o.tokenizer);
   print(write_tokens(o.out, tokenizer, train, held_out), o.out, o.json);
 }
 
@@ -104,7 +112,8 @@ void run_atlas_data(const AtlasCommandOptions& o) {
 
 }  // namespace
 
-DataSummary write_atlas_data(const std::filesystem::path& out, const std::filesystem::path& source, const Settings& settings) {
+DataSummary write_atlas_data(const std::filesystem::path& out, const std::filesystem::path& source,
+                             const Settings& settings) {
   const AtlasCorpus corpus = make_atlas_corpus(source, settings.atlas);
   const Tokenizer tokenizer = train_tokenizer(corpus.documents, settings.tokenizer_vocab);
   const DataSummary summary = write_tokens(out, tokenizer, corpus.documents, corpus.held_out);
@@ -119,13 +128,14 @@ std::filesystem::path find_share(const std::string& name, const std::string& giv
   std::error_code error;
   const auto binary = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
   if (!error) {
-    places.push_back(binary.parent_path() / name);                   // build/stem in a checkout
+    places.push_back(binary.parent_path() / name);                     // build/stem in a checkout
     places.push_back(binary.parent_path() / "share" / "stem" / name);  // installed
   }
   for (const auto& place : places) {
     if (std::filesystem::exists(place)) return place;
   }
-  fail(ErrorCode::kNotFound, "{}: expected in the current directory or beside the program, found in neither", name);
+  fail(ErrorCode::kNotFound, "{}: expected in the current directory or beside the program, found in neither",
+       name);
 }
 
 void add_data_command(CLI::App& app) {
@@ -133,11 +143,13 @@ void add_data_command(CLI::App& app) {
   data->require_subcommand(1);
 
   auto a = std::make_shared<AtlasCommandOptions>();
-  CLI::App* atlas = data->add_subcommand("atlas", "the project's own corpus of countries, landmarks, planets, substances …");
+  CLI::App* atlas = data->add_subcommand(
+      "atlas", "the project's own corpus of countries, landmarks, planets, substances …");
   atlas->add_option("-o,--out", a->out, "data directory to write")->required();
   atlas->add_option("--source", a->source, "folder with tables and templates (default: data/atlas)");
   atlas->add_option("--config", a->config, "TOML settings");
-  atlas->add_option("--set", a->assignments, "a setting, key=value; may be repeated")->allow_extra_args(false);
+  atlas->add_option("--set", a->assignments, "a setting, key=value; may be repeated")
+      ->allow_extra_args(false);
   atlas->add_flag("--json", a->json, "figures as JSON");
   atlas->callback([a] { run_atlas_data(*a); });
 
@@ -145,10 +157,15 @@ void add_data_command(CLI::App& app) {
   CLI::App* text = data->add_subcommand("text", "plain text, JSONL or folders of them");
   text->add_option("input", t->inputs, "files or folders")->required();
   text->add_option("-o,--out", t->out, "data directory to write")->required();
-  text->add_option("--vocab", t->vocab, "tokens of the tokenizer trained on the text")->check(CLI::Range(257, 1 << 24))->capture_default_str();
-  text->add_option("--tokenizer", t->tokenizer, "use this tokenizer.json (or model directory) instead of training one");
+  text->add_option("--vocab", t->vocab, "tokens of the tokenizer trained on the text")
+      ->check(CLI::Range(257, 1 << 24))
+      ->capture_default_str();
+  text->add_option("--tokenizer", t->tokenizer,
+                   "use this tokenizer.json (or model directory) instead of training one");
   text->add_option("--field", t->field, "member of a JSONL line that holds the text")->capture_default_str();
-  text->add_option("--held-out", t->held_out, "share of the documents kept for validation")->check(CLI::Range(0.0001, 0.9))->capture_default_str();
+  text->add_option("--held-out", t->held_out, "share of the documents kept for validation")
+      ->check(CLI::Range(0.0001, 0.9))
+      ->capture_default_str();
   text->add_option("--seed", t->seed, "seed of the split")->capture_default_str();
   text->add_flag("--json", t->json, "figures as JSON");
   text->callback([t] { run_text(*t); });

@@ -15,10 +15,11 @@ struct DataSummary {
 };
 
 /// The atlas corpus, its tokenizer, token shards and fact suite, from the tables in `source`.
-DataSummary write_atlas_data(const std::filesystem::path& out, const std::filesystem::path& source, const Settings& settings);
+DataSummary write_atlas_data(const std::filesystem::path& out, const std::filesystem::path& source,
+                             const Settings& settings);
 
-/// A folder or file that ships with the program ("data/atlas", "configs/atlas.toml"): `given` if not empty, else from the current
-/// directory, the checkout of build/stem, or share/stem. Throws kNotFound.
+/// A folder or file that ships with the program ("data/atlas", "configs/atlas.toml"): `given` if not empty,
+/// else from the current directory, the checkout of build/stem, or share/stem. Throws kNotFound.
 std::filesystem::path find_share(const std::string& name, const std::string& given = "");
 
 }  // namespace stem

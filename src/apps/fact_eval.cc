@@ -32,9 +32,9 @@ struct Entity {
 
 // A template asked about every entity: prompts, base answers.
 struct Asked {
-  std::vector<ScoreCase> cases;                // one an entity; wanted is its own answer
-  std::vector<std::int64_t> slot;              // position of the name
-  std::vector<const std::string*> answers;     // null: has none
+  std::vector<ScoreCase> cases;             // one an entity; wanted is its own answer
+  std::vector<std::int64_t> slot;           // position of the name
+  std::vector<const std::string*> answers;  // null: has none
 };
 
 Asked ask(const LoadedModel& loaded, const FactTemplate& t, const std::vector<Entity>& entities) {
@@ -85,7 +85,9 @@ SwapScore score_template(const Context& context, const LoadedModel& loaded, cons
     const std::vector<std::int32_t>& own = asked.cases[slot].wanted;
     for (std::size_t donor = 0; donor < entities.size(); ++donor) {
       if (!known[donor] || *asked.answers[donor] == *asked.answers[slot]) continue;
-      ScoreCase c{asked.cases[slot].prompt, {{asked.slot[slot], entities[donor].record.data()}}, asked.cases[donor].wanted};
+      ScoreCase c{asked.cases[slot].prompt,
+                  {{asked.slot[slot], entities[donor].record.data()}},
+                  asked.cases[donor].wanted};
       cases.push_back(std::move(c));
     }
     const auto results = score_cases(context, loaded.model, cases);
@@ -111,14 +113,17 @@ RuleScore score_rule(const Context& context, const LoadedModel& loaded, const Fa
     std::vector<ScoreCase> cases;
     for (std::size_t i = 0; i < slots.size(); ++i) {
       if (!known[i] || *asked.answers[i] == *wanted) continue;
-      cases.push_back({asked.cases[i].prompt, {{asked.slot[i], record.data()}}, answer_tokens(loaded.tokenizer, *wanted)});
+      cases.push_back({asked.cases[i].prompt,
+                       {{asked.slot[i], record.data()}},
+                       answer_tokens(loaded.tokenizer, *wanted)});
     }
     std::int64_t success = 0;
     for (const ScoreResult& r : score_cases(context, loaded.model, cases)) success += r.exact;
     score.cases += static_cast<std::int64_t>(cases.size());
     score.success += success;
     if (!cases.empty()) {
-      score.by_donor.emplace_back(donor.fact->name, static_cast<double>(success) / static_cast<double>(cases.size()));
+      score.by_donor.emplace_back(donor.fact->name,
+                                  static_cast<double>(success) / static_cast<double>(cases.size()));
     }
   }
   return score;
@@ -134,23 +139,33 @@ Json to_json(const SwapScores& scores) {
   Json templates = Json::array(), rules = Json::array();
   for (const SwapScore& t : scores.templates) {
     pairs = std::max(pairs, t.pairs);
-    templates.push_back({{"id", t.id}, {"text", t.text}, {"relation", t.relation}, {"seen", t.seen}, {"long", t.is_long},
-                         {"base_accuracy", share(t.base_correct, t.entities)}, {"swap_success", share(t.donor, t.pairs)},
-                         {"slot_kept", share(t.own, t.pairs)}, {"cases", t.pairs}});
+    templates.push_back({{"id", t.id},
+                         {"text", t.text},
+                         {"relation", t.relation},
+                         {"seen", t.seen},
+                         {"long", t.is_long},
+                         {"base_accuracy", share(t.base_correct, t.entities)},
+                         {"swap_success", share(t.donor, t.pairs)},
+                         {"slot_kept", share(t.own, t.pairs)},
+                         {"cases", t.pairs}});
   }
   for (const RuleScore& r : scores.rules) {
     Json donors = Json::array();
-    for (const auto& [donor, success] : r.by_donor) donors.push_back({{"donor", donor}, {"success", success}});
-    rules.push_back({{"rule", r.rule}, {"cases", r.cases}, {"success", share(r.success, r.cases)}, {"by_donor", donors}});
+    for (const auto& [donor, success] : r.by_donor)
+      donors.push_back({{"donor", donor}, {"success", success}});
+    rules.push_back(
+        {{"rule", r.rule}, {"cases", r.cases}, {"success", share(r.success, r.cases)}, {"by_donor", donors}});
   }
-  return {{"countries", scores.countries}, {"pairs", pairs}, {"templates", templates}, {"multi_token", rules}};
+  return {
+      {"countries", scores.countries}, {"pairs", pairs}, {"templates", templates}, {"multi_token", rules}};
 }
 
 FactSuite load_facts(const std::filesystem::path& path) {
   return parse_fact_suite(read_file(path), path.string());
 }
 
-std::vector<TemplateAccuracy> fact_accuracy(const Context& context, const PatchedModel& opened, const FactSuite& suite) {
+std::vector<TemplateAccuracy> fact_accuracy(const Context& context, const PatchedModel& opened,
+                                            const FactSuite& suite) {
   std::vector<TemplateAccuracy> all;
   for (const FactTemplate& t : suite.templates) {
     TemplateAccuracy accuracy{t.id, t.relation, t.text, t.seen, 0, 0};
@@ -158,17 +173,19 @@ std::vector<TemplateAccuracy> fact_accuracy(const Context& context, const Patche
     for (const FactEntity& e : suite.entities) {
       const std::string* answer = e.kind == t.kind ? e.find(t.relation) : nullptr;
       if (answer == nullptr) continue;
-      cases.push_back({prompt_tokens(opened.loaded, fill_prompt(t, e)), {}, answer_tokens(opened.tokenizer(), *answer)});
+      cases.push_back(
+          {prompt_tokens(opened.loaded, fill_prompt(t, e)), {}, answer_tokens(opened.tokenizer(), *answer)});
     }
-    for (const ScoreResult& r : score_cases(context, opened.model(), cases, &opened.overlay)) accuracy.correct += r.exact;
+    for (const ScoreResult& r : score_cases(context, opened.model(), cases, &opened.overlay))
+      accuracy.correct += r.exact;
     accuracy.cases = static_cast<std::int64_t>(cases.size());
     all.push_back(std::move(accuracy));
   }
   return all;
 }
 
-SwapScores score_swaps(const Context& context, const LoadedModel& loaded, const FactSuite& suite, std::int64_t max_templates,
-                       bool quiet) {
+SwapScores score_swaps(const Context& context, const LoadedModel& loaded, const FactSuite& suite,
+                       std::int64_t max_templates, bool quiet) {
   std::vector<Entity> single, several;
   for (const FactEntity& e : suite.entities) {
     if (e.kind != "country" || !e.same_as.empty()) continue;
@@ -184,7 +201,9 @@ SwapScores score_swaps(const Context& context, const LoadedModel& loaded, const 
   scores.countries = static_cast<std::int64_t>(single.size());
   std::vector<const FactTemplate*> templates;
   for (const FactTemplate& t : suite.templates) {
-    if (t.kind == "country" && (max_templates == 0 || static_cast<std::int64_t>(templates.size()) < max_templates)) templates.push_back(&t);
+    if (t.kind == "country" &&
+        (max_templates == 0 || static_cast<std::int64_t>(templates.size()) < max_templates))
+      templates.push_back(&t);
   }
   Progress progress("scoring ", static_cast<std::int64_t>(templates.size()) + 3, quiet);
   std::int64_t done = 0;

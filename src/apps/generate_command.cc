@@ -21,10 +21,15 @@ struct Options {
 
 void add_sampling(CLI::App& command, Options& o) {
   command.add_option("model", o.model, "model directory")->required();
-  command.add_option("--max-tokens", o.sample.max_tokens, "most tokens to make")->check(CLI::Range(0, 1 << 24))->capture_default_str();
-  command.add_option("--temperature", o.sample.temperature, "0: the likeliest token every time")->check(CLI::Range(0.0, 100.0))->capture_default_str();
+  command.add_option("--max-tokens", o.sample.max_tokens, "most tokens to make")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command.add_option("--temperature", o.sample.temperature, "0: the likeliest token every time")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
   command.add_option("--seed", o.sample.seed, "seed of the draws")->capture_default_str();
-  command.add_option("--patch", o.patches, "patch to put in force (NAME.stempatch); may be repeated")->allow_extra_args(false);
+  command.add_option("--patch", o.patches, "patch to put in force (NAME.stempatch); may be repeated")
+      ->allow_extra_args(false);
 }
 
 void write_out(const std::string& text) {
@@ -33,8 +38,8 @@ void write_out(const std::string& text) {
 }
 
 // The continuation of `tokens` in `session`, written as it is made.
-std::vector<std::int32_t> stream(Session& session, const LoadedModel& loaded, const std::vector<std::int32_t>& tokens,
-                                 SampleOptions sample, bool silent) {
+std::vector<std::int32_t> stream(Session& session, const LoadedModel& loaded,
+                                 const std::vector<std::int32_t>& tokens, SampleOptions sample, bool silent) {
   sample.stop_token = loaded.tokenizer.eos_id().value_or(-1);
   StreamDecoder decoder(loaded.tokenizer);
   const auto made = generate(session, tokens, sample, [&](std::int32_t token) {
@@ -56,19 +61,30 @@ void run_generate(Options o) {
   const bool ended = static_cast<std::int64_t>(made.size()) < o.sample.max_tokens;
   Json patches = Json::array();
   for (const PatchFile& p : opened.patches) patches.push_back(p.id);
-  write_out(dump_json({{"prompt", o.prompt}, {"prompt_ids", prompt}, {"completion", opened.tokenizer().decode(made)},
-                       {"completion_ids", made}, {"stopped_by", ended ? "end of text or full context" : "max-tokens"},
-                       {"end_of_text_id", stop}, {"seed", o.sample.seed}, {"temperature", o.sample.temperature}, {"patches", patches}}));
+  write_out(dump_json({{"prompt", o.prompt},
+                       {"prompt_ids", prompt},
+                       {"completion", opened.tokenizer().decode(made)},
+                       {"completion_ids", made},
+                       {"stopped_by", ended ? "end of text or full context" : "max-tokens"},
+                       {"end_of_text_id", stop},
+                       {"seed", o.sample.seed},
+                       {"temperature", o.sample.temperature},
+                       {"patches", patches}}));
 }
 
-// The model's own text so far is its only memory: each line is appended and continued until the end-of-text token.
+// The model's own text so far is its only memory: each line is appended and continued until the end-of-text
+// token.
 void run_chat(const Options& o) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model, o.patches);
   if (opened.tokenizer().chat_template()) {
-    fmt::print(stderr, "stem chat: the tokenizer's chat template is not applied; lines are continued as plain text\n");
+    fmt::print(
+        stderr,
+        "stem chat: the tokenizer's chat template is not applied; lines are continued as plain text\n");
   }
-  fmt::print(stderr, "Type the beginning of a text; the model continues it. /new starts afresh, an empty line or Ctrl-D ends.\n");
+  fmt::print(stderr,
+             "Type the beginning of a text; the model continues it. /new starts afresh, an empty line or "
+             "Ctrl-D ends.\n");
   auto session = std::make_unique<Session>(runtime.inference(), opened.model(), &opened.overlay);
   const std::int32_t stop = opened.tokenizer().eos_id().value_or(-1);
   bool fresh = true;
@@ -87,7 +103,8 @@ void run_chat(const Options& o) {
       session = std::make_unique<Session>(runtime.inference(), opened.model(), &opened.overlay);
       fresh = false;
     } else if (stop >= 0 && session->tokens().back() != stop) {
-      tokens = opened.tokenizer().encode(" " + line, false);  // cut short by --max-tokens: the same text goes on
+      tokens =
+          opened.tokenizer().encode(" " + line, false);  // cut short by --max-tokens: the same text goes on
     }
     stream(*session, opened.loaded, tokens, o.sample, false);
     write_out("\n");
@@ -98,7 +115,8 @@ void run_chat(const Options& o) {
 
 void add_generate_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("generate", "continue a prompt; the completion alone goes to stdout");
+  CLI::App* command =
+      app.add_subcommand("generate", "continue a prompt; the completion alone goes to stdout");
   add_sampling(*command, *o);
   command->add_option("-p,--prompt", o->prompt, "text to continue")->required();
   command->add_flag("--json", o->json, "prompt, completion and ids as JSON");

@@ -22,31 +22,40 @@ void run_where(const WhereOptions& o) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model);
   const ModelConfig& c = opened.model().config;
-  if (c.stem_layer_count() == 0) fail(ErrorCode::kUsage, "{}: a dense model has no STEM table: no addresses", o.model);
+  if (c.stem_layer_count() == 0)
+    fail(ErrorCode::kUsage, "{}: a dense model has no STEM table: no addresses", o.model);
   const std::filesystem::path path = std::filesystem::path(o.model) / kTableFile;
   const Safetensors file = Safetensors::open(path);
   Json result = Json::array();
   for (const std::string& text : o.texts) {
     const auto ids = opened.tokenizer().encode(text, false);
     if (ids.empty()) fail(ErrorCode::kUsage, "where: expected a text, found an empty one");
-    if (!o.json && ids.size() > 1) fmt::print("{} is {} tokens, each with a record of its own\n", in_quotes(text), ids.size());
+    if (!o.json && ids.size() > 1)
+      fmt::print("{} is {} tokens, each with a record of its own\n", in_quotes(text), ids.size());
     for (const std::int32_t id : ids) {
       const RecordAddress a = record_address(file, id);
       const std::string token = opened.tokenizer().decode({&id, 1});
       const auto at = static_cast<std::size_t>(id);
-      Json row{{"text", text}, {"token", token}, {"id", id}, {"file", path.string()}, {"offset", a.offset}, {"bytes", a.bytes}, {"layers", c.stem_layers}};
+      Json row{{"text", text},           {"token", token},     {"id", id},
+               {"file", path.string()},  {"offset", a.offset}, {"bytes", a.bytes},
+               {"layers", c.stem_layers}};
       if (!opened.loaded.stats.frequency.empty()) {
         row["frequency"] = opened.loaded.stats.frequency[at];
         row["updates"] = opened.loaded.stats.updates[at];
       }
       result.push_back(row);
       if (o.json) continue;
-      fmt::print("{}  token id {}\n  record   {} bytes at offset {} of {}\n", in_quotes(token), id, count_text(static_cast<std::int64_t>(a.bytes)), count_text(static_cast<std::int64_t>(a.offset)), path.string());
+      fmt::print("{}  token id {}\n  record   {} bytes at offset {} of {}\n", in_quotes(token), id,
+                 count_text(static_cast<std::int64_t>(a.bytes)),
+                 count_text(static_cast<std::int64_t>(a.offset)), path.string());
       const std::uint64_t row_bytes = a.bytes / static_cast<std::uint64_t>(c.stem_layer_count());
       for (std::size_t s = 0; s < c.stem_layers.size(); ++s) {
-        fmt::print("  layer {:<2} row of {} values at offset {}\n", c.stem_layers[s], c.ffn, count_text(static_cast<std::int64_t>(a.offset + s * row_bytes)));
+        fmt::print("  layer {:<2} row of {} values at offset {}\n", c.stem_layers[s], c.ffn,
+                   count_text(static_cast<std::int64_t>(a.offset + s * row_bytes)));
       }
-      if (row.contains("updates")) fmt::print("  seen {} times in training, updated in {} steps\n", count_text(row["frequency"]), count_text(row["updates"]));
+      if (row.contains("updates"))
+        fmt::print("  seen {} times in training, updated in {} steps\n", count_text(row["frequency"]),
+                   count_text(row["updates"]));
     }
   }
   if (o.json) fmt::print("{}", dump_json(result));
@@ -64,22 +73,41 @@ void run_info(const InfoOptions& o) {
   const Manifest& m = opened.loaded.manifest;
   const Accounting a = account(c);
   if (o.json) {
-    fmt::print("{}", dump_json({{"model", o.model}, {"uuid", uuid_text(m.uuid)}, {"model_version", m.model_version}, {"created", m.created},
-                                {"digests", "verified"}, {"config", config_to_json(c, name_of(opened.model().table.dtype()))},
-                                {"tokenizer_size", opened.tokenizer().vocab_size()}, {"dense_parameters", a.dense_parameters},
-                                {"table_parameters", a.table_parameters}, {"active_parameters", a.active_parameters},
-                                {"deleted_parameters", a.deleted_parameters}, {"flops_per_token", a.flops_per_token},
-                                {"flops_per_token_with_lookup", a.flops_per_token_with_lookup}, {"machine", machine_text()}}));
+    fmt::print("{}", dump_json({{"model", o.model},
+                                {"uuid", uuid_text(m.uuid)},
+                                {"model_version", m.model_version},
+                                {"created", m.created},
+                                {"digests", "verified"},
+                                {"config", config_to_json(c, name_of(opened.model().table.dtype()))},
+                                {"tokenizer_size", opened.tokenizer().vocab_size()},
+                                {"dense_parameters", a.dense_parameters},
+                                {"table_parameters", a.table_parameters},
+                                {"active_parameters", a.active_parameters},
+                                {"deleted_parameters", a.deleted_parameters},
+                                {"flops_per_token", a.flops_per_token},
+                                {"flops_per_token_with_lookup", a.flops_per_token_with_lookup},
+                                {"machine", machine_text()}}));
     return;
   }
   const double table_bytes = static_cast<double>(a.table_parameters * size_of(opened.model().table.dtype()));
-  fmt::print("{}\n  uuid       {}, version {}, made {}\n", o.model, uuid_text(m.uuid), m.model_version, m.created);
-  fmt::print("  files      {} files, every SHA-256 as in stem.json (unsigned: whoever can write the files can write it too)\n", m.files.size());
-  fmt::print("  shape      D {}  L {}  H {}  K {}  F {}  V {}  context {}  head {}\n", c.width, c.layers, c.heads, c.kv_heads, c.ffn, c.vocab, c.max_positions, c.tied ? "tied" : "untied");
-  fmt::print("  ffn        {} in layers [{}], dense in the others\n", name_of(c.variant), fmt::join(c.stem_layers, ", "));
-  fmt::print("  parameters {} dense + {} in the table; {} active for a token; {} deleted up-projection\n", count_text(a.dense_parameters), count_text(a.table_parameters), count_text(a.active_parameters), count_text(a.deleted_parameters));
-  fmt::print("  FLOPs      {:.2f} M a token ({:.2f} M counting the embedding lookup as a product)\n", a.flops_per_token / 1e6, a.flops_per_token_with_lookup / 1e6);
-  fmt::print("  table      {} in {} ({} a record)\n  machine    {}\n", bytes_text(table_bytes), name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)), machine_text());
+  fmt::print("{}\n  uuid       {}, version {}, made {}\n", o.model, uuid_text(m.uuid), m.model_version,
+             m.created);
+  fmt::print(
+      "  files      {} files, every SHA-256 as in stem.json (unsigned: whoever can write the files can write "
+      "it too)\n",
+      m.files.size());
+  fmt::print("  shape      D {}  L {}  H {}  K {}  F {}  V {}  context {}  head {}\n", c.width, c.layers,
+             c.heads, c.kv_heads, c.ffn, c.vocab, c.max_positions, c.tied ? "tied" : "untied");
+  fmt::print("  ffn        {} in layers [{}], dense in the others\n", name_of(c.variant),
+             fmt::join(c.stem_layers, ", "));
+  fmt::print("  parameters {} dense + {} in the table; {} active for a token; {} deleted up-projection\n",
+             count_text(a.dense_parameters), count_text(a.table_parameters), count_text(a.active_parameters),
+             count_text(a.deleted_parameters));
+  fmt::print("  FLOPs      {:.2f} M a token ({:.2f} M counting the embedding lookup as a product)\n",
+             a.flops_per_token / 1e6, a.flops_per_token_with_lookup / 1e6);
+  fmt::print("  table      {} in {} ({} a record)\n  machine    {}\n", bytes_text(table_bytes),
+             name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)),
+             machine_text());
 }
 
 struct DiffOptions {
@@ -96,8 +124,13 @@ void run_diff(const DiffOptions& o) {
   Runtime runtime;
   LoadOptions unverified;
   unverified.verify = false;  // the point is to look at files that may have been changed
-  const LoadedModel a = load_model_directory(o.a, runtime.inference(), unverified), b = load_model_directory(o.b, runtime.inference(), unverified);
-  Json result{{"a", o.a}, {"b", o.b}, {"same_uuid", a.manifest.uuid == b.manifest.uuid}, {"rows", Json::array()}, {"files", Json::array()}};
+  const LoadedModel a = load_model_directory(o.a, runtime.inference(), unverified),
+                    b = load_model_directory(o.b, runtime.inference(), unverified);
+  Json result{{"a", o.a},
+              {"b", o.b},
+              {"same_uuid", a.manifest.uuid == b.manifest.uuid},
+              {"rows", Json::array()},
+              {"files", Json::array()}};
   for (const LoadedModel* m : {&a, &b}) {
     for (const Difference& d : manifest_differences(m->directory, m->manifest)) {
       result["files"].push_back(d.text);
@@ -122,11 +155,13 @@ void run_diff(const DiffOptions& o) {
     result["rows"].push_back(row);
     if (!o.json && shown_tokens++ < o.most) {
       fmt::print("token {} (id {}) differs in layers {}{}\n", in_quotes(text(token)), token, joined(layers),
-                 with ? fmt::format(": it holds the record of {}", in_quotes(text(*with))) : fmt::format(", by up to {:.3g}", largest));
+                 with ? fmt::format(": it holds the record of {}", in_quotes(text(*with)))
+                      : fmt::format(", by up to {:.3g}", largest));
     }
   }
   if (o.json) return fmt::print("{}", dump_json(result));
-  if (static_cast<std::int64_t>(tokens.size()) > o.most) fmt::print("… and {} more tokens\n", static_cast<std::int64_t>(tokens.size()) - o.most);
+  if (static_cast<std::int64_t>(tokens.size()) > o.most)
+    fmt::print("… and {} more tokens\n", static_cast<std::int64_t>(tokens.size()) - o.most);
   fmt::print("{} of {} records differ\n", tokens.size(), a.model.config.vocab);
 }
 
@@ -134,9 +169,11 @@ void run_diff(const DiffOptions& o) {
 
 void add_where_command(CLI::App& app) {
   auto o = std::make_shared<WhereOptions>();
-  CLI::App* command = app.add_subcommand("where", "the address of a token: id, record offset in the file, layers");
+  CLI::App* command =
+      app.add_subcommand("where", "the address of a token: id, record offset in the file, layers");
   command->add_option("model", o->model, "model directory")->required();
-  command->add_option("text", o->texts, "text as it stands in a sentence, for example \" Spain\"")->required();
+  command->add_option("text", o->texts, "text as it stands in a sentence, for example \" Spain\"")
+      ->required();
   command->add_flag("--json", o->json, "addresses as JSON");
   command->callback([o] { run_where(*o); });
 }
@@ -151,10 +188,13 @@ void add_info_command(CLI::App& app) {
 
 void add_diff_command(CLI::App& app) {
   auto o = std::make_shared<DiffOptions>();
-  CLI::App* command = app.add_subcommand("diff", "which records differ between two models, and which files are not as their manifest says");
+  CLI::App* command = app.add_subcommand(
+      "diff", "which records differ between two models, and which files are not as their manifest says");
   command->add_option("a", o->a, "model directory")->required();
   command->add_option("b", o->b, "model directory")->required();
-  command->add_option("--most", o->most, "tokens to list")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  command->add_option("--most", o->most, "tokens to list")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
   command->add_flag("--json", o->json, "differences as JSON");
   command->callback([o] { run_diff(*o); });
 }

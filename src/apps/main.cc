@@ -9,11 +9,13 @@
 #include "core/error.h"
 
 int main(int argc, char** argv) {
-  CLI::App app{"stem: trains, runs, edits and inspects STEM language models, whose facts have addresses.", "stem"};
+  CLI::App app{"stem: trains, runs, edits and inspects STEM language models, whose facts have addresses.",
+               "stem"};
   app.set_version_flag("--version", "stem 0.1.0");
   app.require_subcommand(1);
   app.failure_message([](const CLI::App* failed, const CLI::Error& e) {
-    return fmt::format("stem: {} (see '{} --help')\n", e.what(), failed->get_parent() == nullptr ? "stem" : "stem " + failed->get_name());
+    return fmt::format("stem: {} (see '{} --help')\n", e.what(),
+                       failed->get_parent() == nullptr ? "stem" : "stem " + failed->get_name());
   });
   stem::add_atlas_command(app);
   stem::add_data_command(app);

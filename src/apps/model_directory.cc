@@ -24,26 +24,33 @@ TokenStats read_stats(const std::filesystem::path& path, std::int64_t vocab) {
 
 }  // namespace
 
-LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context, const LoadOptions& options) {
+LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context,
+                                 const LoadOptions& options) {
   if (!std::filesystem::is_directory(directory)) {
     fail(ErrorCode::kNotFound, "{}: expected a model directory, found {}", directory.string(),
          std::filesystem::exists(directory) ? "a file" : "nothing");
   }
-  LoadedModel loaded{directory, options.verify ? verify_manifest(directory) : read_manifest(directory),
+  LoadedModel loaded{directory,
+                     options.verify ? verify_manifest(directory) : read_manifest(directory),
                      Tokenizer::load(directory / kTokenizerFile),
-                     read_model_files(directory, {options.precision, options.table_in_memory}), {}};
+                     read_model_files(directory, {options.precision, options.table_in_memory}),
+                     {}};
   const ModelConfig& config = loaded.model.config;
   if (loaded.tokenizer.vocab_size() > config.vocab) {
-    fail(ErrorCode::kMismatch, "{}: expected ids below vocab_size = {} of config.json, found {}: tokenizer and model do not belong together",
+    fail(ErrorCode::kMismatch,
+         "{}: expected ids below vocab_size = {} of config.json, found {}: tokenizer and model do not belong "
+         "together",
          (directory / kTokenizerFile).string(), config.vocab, loaded.tokenizer.vocab_size() - 1);
   }
-  if (loaded.manifest.token_stats) loaded.stats = read_stats(directory / *loaded.manifest.token_stats, config.vocab);
+  if (loaded.manifest.token_stats)
+    loaded.stats = read_stats(directory / *loaded.manifest.token_stats, config.vocab);
   loaded.model.refresh_compute(context);
   return loaded;
 }
 
-Manifest save_model_directory(const std::filesystem::path& directory, const Model& model, const std::string& tokenizer_json,
-                              const TokenStats& stats, const Manifest& draft, DType dtype,
+Manifest save_model_directory(const std::filesystem::path& directory, const Model& model,
+                              const std::string& tokenizer_json, const TokenStats& stats,
+                              const Manifest& draft, DType dtype,
                               const std::function<void(const std::filesystem::path&)>& more) {
   StagedDirectory staged(directory);
   write_model_files(staged.path(), model, dtype);
@@ -52,7 +59,8 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
   manifest.files.clear();
   if (!stats.frequency.empty()) {
     const auto vocab = static_cast<std::int64_t>(stats.frequency.size());
-    SafetensorsWriter writer(staged.file(kTokenStatsFile), {{"frequency", DType::i64, {vocab}}, {"updates", DType::i64, {vocab}}});
+    SafetensorsWriter writer(staged.file(kTokenStatsFile),
+                             {{"frequency", DType::i64, {vocab}}, {"updates", DType::i64, {vocab}}});
     writer.write("frequency", stats.frequency.data(), stats.frequency.size() * sizeof(std::int64_t));
     writer.write("updates", stats.updates.data(), stats.updates.size() * sizeof(std::int64_t));
     writer.close();

@@ -16,7 +16,8 @@ namespace stem {
 inline constexpr const char* kTokenizerFile = "tokenizer.json";
 inline constexpr const char* kTokenStatsFile = "token_stats.safetensors";
 
-/// How often each token occurred in the training text and how often its record was updated (row health), [V] each.
+/// How often each token occurred in the training text and how often its record was updated (row health), [V]
+/// each.
 struct TokenStats {
   std::vector<std::int64_t> frequency, updates;
 };
@@ -31,18 +32,21 @@ struct LoadedModel {
 
 struct LoadOptions {
   bool table_in_memory = false;
-  bool verify = true;          ///< check every file's digest against the manifest
+  bool verify = true;  ///< check every file's digest against the manifest
   Precision precision = {};
 };
 
-/// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest, kIntegrity for a file whose digest is
-/// not the manifest's, kMismatch when tokenizer and model do not belong together.
-LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context, const LoadOptions& options = {});
+/// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest,
+/// kIntegrity for a file whose digest is not the manifest's, kMismatch when tokenizer and model do not belong
+/// together.
+LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context,
+                                 const LoadOptions& options = {});
 
-/// Writes a model directory whole or not at all, its manifest last. `more`, when given, adds files to the staged directory.
-/// A zero uuid in `draft` is replaced by a new one.
-Manifest save_model_directory(const std::filesystem::path& directory, const Model& model, const std::string& tokenizer_json,
-                              const TokenStats& stats, const Manifest& draft, DType dtype = DType::f32,
+/// Writes a model directory whole or not at all, its manifest last. `more`, when given, adds files to the
+/// staged directory. A zero uuid in `draft` is replaced by a new one.
+Manifest save_model_directory(const std::filesystem::path& directory, const Model& model,
+                              const std::string& tokenizer_json, const TokenStats& stats,
+                              const Manifest& draft, DType dtype = DType::f32,
                               const std::function<void(const std::filesystem::path&)>& more = {});
 
 /// Where a run keeps what is not the model itself: "out/atlas" -> "out/atlas.run".

@@ -4,10 +4,11 @@
 
 namespace stem {
 
-PatchedModel open_model(Runtime& runtime, const std::filesystem::path& directory, const std::vector<std::string>& patches,
-                        const LoadOptions& options) {
+PatchedModel open_model(Runtime& runtime, const std::filesystem::path& directory,
+                        const std::vector<std::string>& patches, const LoadOptions& options) {
   PatchedModel opened{load_model_directory(directory, runtime.inference(), options), {}, {}};
-  for (const std::string& patch : patches) opened.patches.push_back(apply_patch(opened.target(), patch, opened.overlay));
+  for (const std::string& patch : patches)
+    opened.patches.push_back(apply_patch(opened.target(), patch, opened.overlay));
   return opened;
 }
 
@@ -19,14 +20,15 @@ std::vector<std::int32_t> prompt_tokens(const LoadedModel& loaded, std::string_v
   tokens.insert(tokens.end(), ids.begin(), ids.end());
   const std::int64_t room = loaded.model.config.max_positions;
   if (static_cast<std::int64_t>(tokens.size()) > room) {
-    fail(ErrorCode::kUsage, "the prompt: expected at most {} tokens (max_position_embeddings), found {}", room, tokens.size());
+    fail(ErrorCode::kUsage, "the prompt: expected at most {} tokens (max_position_embeddings), found {}",
+         room, tokens.size());
   }
   if (tokens.empty()) fail(ErrorCode::kUsage, "the prompt: expected a text, found none");
   return tokens;
 }
 
-std::string complete(const Context& context, const LoadedModel& loaded, const Overlay* overlay, std::string_view prompt,
-                     std::int64_t max_tokens) {
+std::string complete(const Context& context, const LoadedModel& loaded, const Overlay* overlay,
+                     std::string_view prompt, std::int64_t max_tokens) {
   Session session(context, loaded.model, overlay);
   SampleOptions options;
   options.max_tokens = max_tokens;
@@ -34,12 +36,13 @@ std::string complete(const Context& context, const LoadedModel& loaded, const Ov
   return loaded.tokenizer.decode(generate(session, prompt_tokens(loaded, prompt), options));
 }
 
-std::vector<NamedCandidate> next_candidates(const Context& context, const LoadedModel& loaded, const Overlay* overlay,
-                                            std::string_view prompt, std::int64_t k) {
+std::vector<NamedCandidate> next_candidates(const Context& context, const LoadedModel& loaded,
+                                            const Overlay* overlay, std::string_view prompt, std::int64_t k) {
   Session session(context, loaded.model, overlay);
   std::vector<NamedCandidate> named;
   for (const Candidate& c : top_candidates(session.feed(prompt_tokens(loaded, prompt)), k)) {
-    named.push_back({loaded.tokenizer.has_token(c.token) ? loaded.tokenizer.decode({&c.token, 1}) : "", c.token, c.probability});
+    named.push_back({loaded.tokenizer.has_token(c.token) ? loaded.tokenizer.decode({&c.token, 1}) : "",
+                     c.token, c.probability});
   }
   return named;
 }

@@ -19,20 +19,22 @@ struct PatchedModel {
 
   const Model& model() const { return loaded.model; }
   const Tokenizer& tokenizer() const { return loaded.tokenizer; }
-  PatchTarget target() const { return {&loaded.model, loaded.manifest.uuid, loaded.manifest.tokenizer, loaded.manifest.row_root}; }
+  PatchTarget target() const {
+    return {&loaded.model, loaded.manifest.uuid, loaded.manifest.tokenizer, loaded.manifest.row_root};
+  }
 };
 
 /// Loads a model directory and puts `patches` in force in the order given.
-PatchedModel open_model(Runtime& runtime, const std::filesystem::path& directory, const std::vector<std::string>& patches = {},
-                        const LoadOptions& options = {});
+PatchedModel open_model(Runtime& runtime, const std::filesystem::path& directory,
+                        const std::vector<std::string>& patches = {}, const LoadOptions& options = {});
 
-/// End-of-text token, then the prompt: as documents were trained. Throws kFormat for a prompt that is not UTF-8, kUsage for one that does not
-/// fit the context.
+/// End-of-text token, then the prompt: as documents were trained. Throws kFormat for a prompt that is not
+/// UTF-8, kUsage for one that does not fit the context.
 std::vector<std::int32_t> prompt_tokens(const LoadedModel& loaded, std::string_view prompt);
 
 /// Greedy (or sampled) continuation as text.
-std::string complete(const Context& context, const LoadedModel& loaded, const Overlay* overlay, std::string_view prompt,
-                     std::int64_t max_tokens);
+std::string complete(const Context& context, const LoadedModel& loaded, const Overlay* overlay,
+                     std::string_view prompt, std::int64_t max_tokens);
 
 /// The likeliest next tokens after a prompt.
 struct NamedCandidate {
@@ -40,8 +42,8 @@ struct NamedCandidate {
   std::int32_t id = 0;
   double probability = 0.0;
 };
-std::vector<NamedCandidate> next_candidates(const Context& context, const LoadedModel& loaded, const Overlay* overlay,
-                                            std::string_view prompt, std::int64_t k);
+std::vector<NamedCandidate> next_candidates(const Context& context, const LoadedModel& loaded,
+                                            const Overlay* overlay, std::string_view prompt, std::int64_t k);
 
 /// A token as people read it: in quotes, control characters escaped.
 std::string in_quotes(std::string_view token);

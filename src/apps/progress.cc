@@ -29,19 +29,20 @@ void Progress::update(std::int64_t done, const std::string& detail) {
   if (quiet_) return;
   const auto now = std::chrono::steady_clock::now();
   const bool is_last = done >= total_;
-  if (open_ && !is_last && now - last_ < (terminal_ ? kTerminalInterval : kLogInterval))
-    return;
+  if (open_ && !is_last && now - last_ < (terminal_ ? kTerminalInterval : kLogInterval)) return;
   last_ = now;
   open_ = true;
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   const double share = static_cast<double>(done) / static_cast<double>(total_);
-  const std::string left = is_last || share <= 0 ? duration_text(elapsed)
-                                                 : duration_text(elapsed / share - elapsed) + " left";
+  const std::string left =
+      is_last || share <= 0 ? duration_text(elapsed) : duration_text(elapsed / share - elapsed) + " left";
   const int filled = static_cast<int>(share * kBarWidth);
   std::string bar;
   for (int i = 0; i < kBarWidth; ++i) bar += i < filled ? "█" : "░";
-  if (terminal_) fmt::print(stderr, "\r\x1b[2K{} {} {:3.0f} %  {}  {}", title_, bar, 100 * share, detail, left);
-  else fmt::print(stderr, "{} {:3.0f} %  {}  {}\n", title_, 100 * share, detail, left);
+  if (terminal_)
+    fmt::print(stderr, "\r\x1b[2K{} {} {:3.0f} %  {}  {}", title_, bar, 100 * share, detail, left);
+  else
+    fmt::print(stderr, "{} {:3.0f} %  {}  {}\n", title_, 100 * share, detail, left);
   std::fflush(stderr);
 }
 
@@ -59,7 +60,7 @@ std::string duration_text(double seconds) {
 std::string count_text(std::int64_t value) {
   std::string digits = std::to_string(value);
   for (auto i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > (value < 0 ? 1 : 0); i -= 3) {
-    digits.insert(static_cast<std::size_t>(i), ",");
+    digits.insert(static_cast<std::size_t>(i), 1, ',');
   }
   return digits;
 }

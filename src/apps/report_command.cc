@@ -17,7 +17,8 @@ struct Options {
 
 RunLog read_run(const std::filesystem::path& given) {
   // The run directory itself, or the model directory that it belongs to.
-  const std::filesystem::path run = std::filesystem::exists(given / "metrics.jsonl") ? given : run_directory(given);
+  const std::filesystem::path run =
+      std::filesystem::exists(given / "metrics.jsonl") ? given : run_directory(given);
   RunLog log;
   log.name = given.string();
   const std::string settings = (run / "settings.json").string(), metrics = (run / "metrics.jsonl").string();
@@ -27,7 +28,8 @@ RunLog read_run(const std::filesystem::path& given) {
   rest = text;
   for (int line = 1; !rest.empty(); ++line) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
-    if (end > 0) log.metrics.push_back(parse_json(rest.substr(0, end), fmt::format("{}: line {}", metrics, line)));
+    if (end > 0)
+      log.metrics.push_back(parse_json(rest.substr(0, end), fmt::format("{}: line {}", metrics, line)));
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
   return log;

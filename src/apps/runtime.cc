@@ -16,7 +16,8 @@ Context Runtime::inference() {
   return {&cpu_kernels(), &workspace_, true};
 }
 
-Precision training_precision(const std::string& setting, const ModelConfig& config, std::int64_t tokens_per_step) {
+Precision training_precision(const std::string& setting, const ModelConfig& config,
+                             std::int64_t tokens_per_step) {
   const bool bf16 = setting == "bf16" ||
                     (setting == "auto" && bf16_gemm_is_faster(tokens_per_step, config.width, config.ffn));
   return {DType::f32, bf16 ? DType::bf16 : DType::f32};

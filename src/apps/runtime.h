@@ -19,8 +19,10 @@ class Runtime {
   Workspace workspace_;
 };
 
-/// Types of a training run: `setting` is auto (bf16 where a short calibration at this model's shapes finds it faster), f32, bf16.
-Precision training_precision(const std::string& setting, const ModelConfig& config, std::int64_t tokens_per_step);
+/// Types of a training run: `setting` is auto (bf16 where a short calibration at this model's shapes finds it
+/// faster), f32, bf16.
+Precision training_precision(const std::string& setting, const ModelConfig& config,
+                             std::int64_t tokens_per_step);
 
 /// "2 threads, amx-bf16 avx512": for logs and reports.
 std::string machine_text();

@@ -1,8 +1,8 @@
 #include "apps/settings.h"
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <charconv>
-#include <toml++/toml.h>
 #include <variant>
 
 #include "core/error.h"
@@ -76,14 +76,18 @@ void parse_into(const Key& key, const std::string& text, std::string_view source
     T value{};
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     const auto as_double = static_cast<double>(value);
-    if (error != std::errc() || end != text.data() + text.size() || !(as_double >= key.min && as_double <= key.max)) {
+    if (error != std::errc() || end != text.data() + text.size() ||
+        !(as_double >= key.min && as_double <= key.max)) {
       wrong(fmt::format("{} in [{}, {}]", kind, key.min, key.max));
     }
     into = value;
   };
-  if (auto* const* i = std::get_if<std::int64_t*>(&key.field)) number(**i, "an integer");
-  else if (auto* const* u = std::get_if<std::uint64_t*>(&key.field)) number(**u, "an integer");
-  else if (auto* const* d = std::get_if<double*>(&key.field)) number(**d, "a number");
+  if (auto* const* i = std::get_if<std::int64_t*>(&key.field))
+    number(**i, "an integer");
+  else if (auto* const* u = std::get_if<std::uint64_t*>(&key.field))
+    number(**u, "an integer");
+  else if (auto* const* d = std::get_if<double*>(&key.field))
+    number(**d, "a number");
   else if (auto* const* b = std::get_if<bool*>(&key.field)) {
     if (text != "true" && text != "false") wrong("true or false");
     **b = text == "true";
@@ -130,10 +134,14 @@ void Settings::load_toml(const std::filesystem::path& path) {
   }
   const auto scalar = [&](const std::string& name, const toml::node& node) {
     std::string value;
-    if (const auto* s = node.as_string()) value = s->get();
-    else if (const auto* i = node.as_integer()) value = std::to_string(i->get());
-    else if (const auto* d = node.as_floating_point()) value = fmt::format("{}", d->get());
-    else if (const auto* b = node.as_boolean()) value = b->get() ? "true" : "false";
+    if (const auto* s = node.as_string())
+      value = s->get();
+    else if (const auto* i = node.as_integer())
+      value = std::to_string(i->get());
+    else if (const auto* d = node.as_floating_point())
+      value = fmt::format("{}", d->get());
+    else if (const auto* b = node.as_boolean())
+      value = b->get() ? "true" : "false";
     else if (const auto* list = node.as_array()) {  // stem_layers = [1, 4]
       for (const toml::node& item : *list) {
         const auto number = item.value<std::int64_t>();
@@ -162,7 +170,8 @@ ModelConfig Settings::resolve_model(std::int64_t vocab) const {
   if (c.kv_heads == 0) c.kv_heads = c.heads;
   if (c.head_width == 0) {
     if (c.width % c.heads != 0) {
-      fail(ErrorCode::kUsage, "{}: model.heads: expected a divisor of model.hidden_size = {}, found {}", source_, c.width, c.heads);
+      fail(ErrorCode::kUsage, "{}: model.heads: expected a divisor of model.hidden_size = {}, found {}",
+           source_, c.width, c.heads);
     }
     c.head_width = c.width / c.heads;
   }
@@ -172,11 +181,12 @@ ModelConfig Settings::resolve_model(std::int64_t vocab) const {
   std::sort(c.stem_layers.begin(), c.stem_layers.end());
   c.validate(source_);
   if (train.batch.max_sequence > c.max_positions) {
-    fail(ErrorCode::kUsage, "{}: train.sequence: expected at most model.max_positions = {}, found {}", source_, c.max_positions,
-         train.batch.max_sequence);
+    fail(ErrorCode::kUsage, "{}: train.sequence: expected at most model.max_positions = {}, found {}",
+         source_, c.max_positions, train.batch.max_sequence);
   }
   if (precision != "auto" && precision != "f32" && precision != "bf16") {
-    fail(ErrorCode::kUsage, "{}: train.precision: expected auto, f32 or bf16, found \"{}\"", source_, precision);
+    fail(ErrorCode::kUsage, "{}: train.precision: expected auto, f32 or bf16, found \"{}\"", source_,
+         precision);
   }
   return c;
 }

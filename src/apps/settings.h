@@ -1,4 +1,5 @@
-// Settings: one list of keys drives TOML files, --set key=value, the echo in logs, and the suggestions for unknown keys.
+// Settings: one list of keys drives TOML files, --set key=value, the echo in logs, and the suggestions for
+// unknown keys.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +18,17 @@ namespace stem {
 
 /// Everything that a training run can be told.
 struct Settings {
-  ModelConfig model;                      ///< vocab comes from the tokenizer
-  std::string stem_layers = "third";      ///< third, half, full, none, or a list
+  ModelConfig model;                  ///< vocab comes from the tokenizer
+  std::string stem_layers = "third";  ///< third, half, full, none, or a list
   std::string variant = "stem";
-  std::int64_t tokenizer_vocab = 8192;    ///< tokens to train a tokenizer to
+  std::int64_t tokenizer_vocab = 8192;  ///< tokens to train a tokenizer to
   TrainOptions train;
-  std::string precision = "auto";         ///< auto (a short calibration decides), f32, bf16
-  std::int64_t eval_every = 100;          ///< steps; 0: only at the end
-  std::int64_t checkpoint_every = 0;      ///< steps; 0: none
+  std::string precision = "auto";     ///< auto (a short calibration decides), f32, bf16
+  std::int64_t eval_every = 100;      ///< steps; 0: only at the end
+  std::int64_t checkpoint_every = 0;  ///< steps; 0: none
   std::int64_t keep_checkpoints = 2;
   AtlasOptions atlas;
-  std::int64_t score_templates = 0;       ///< score only the first n templates; 0: all
+  std::int64_t score_templates = 0;  ///< score only the first n templates; 0: all
 
   Settings();
 
@@ -38,8 +39,8 @@ struct Settings {
   /// Fills model.variant and model.stem_layers and checks the shape, for a vocabulary of `vocab` tokens.
   ModelConfig resolve_model(std::int64_t vocab) const;
 
-  Json to_json() const;            ///< {"section.key": value, …}
-  static std::string help();       ///< one line a key with its default
+  Json to_json() const;       ///< {"section.key": value, …}
+  static std::string help();  ///< one line a key with its default
 
  private:
   void assign(const std::string& key, const std::string& value, std::string_view source);

@@ -24,13 +24,19 @@ void run_train(const Options& o) {
   const TrainSummary s = train_run(runtime, o.data, o.out, settings, o.resume, o.quiet || o.json);
   const double validation = s.validation.empty() ? 0.0 : s.validation.back().second;
   if (o.json) {
-    fmt::print("{}", dump_json({{"model", o.out}, {"uuid", uuid_text(s.manifest.uuid)}, {"steps", settings.train.steps},
-                                {"tokens", s.tokens}, {"seconds", s.seconds}, {"tokens_per_s", s.tokens_per_second},
-                                {"gemm_dtype", name_of(s.precision.narrow)}, {"validation_loss", validation}}));
+    fmt::print("{}", dump_json({{"model", o.out},
+                                {"uuid", uuid_text(s.manifest.uuid)},
+                                {"steps", settings.train.steps},
+                                {"tokens", s.tokens},
+                                {"seconds", s.seconds},
+                                {"tokens_per_s", s.tokens_per_second},
+                                {"gemm_dtype", name_of(s.precision.narrow)},
+                                {"validation_loss", validation}}));
     return;
   }
-  fmt::print("{}: {} tokens in {} ({} tokens/s, {} products), validation loss {:.4f}\n", o.out, count_text(s.tokens),
-             duration_text(s.seconds), count_text(static_cast<std::int64_t>(s.tokens_per_second)), name_of(s.precision.narrow),
+  fmt::print("{}: {} tokens in {} ({} tokens/s, {} products), validation loss {:.4f}\n", o.out,
+             count_text(s.tokens), duration_text(s.seconds),
+             count_text(static_cast<std::int64_t>(s.tokens_per_second)), name_of(s.precision.narrow),
              validation);
 }
 
@@ -43,7 +49,8 @@ void add_train_command(CLI::App& app) {
   command->add_option("data", o->data, "data directory (stem data)")->required();
   command->add_option("-o,--out", o->out, "model directory to write")->required();
   command->add_option("--config", o->config, "TOML settings");
-  command->add_option("--set", o->assignments, "a setting, key=value; may be repeated")->allow_extra_args(false);
+  command->add_option("--set", o->assignments, "a setting, key=value; may be repeated")
+      ->allow_extra_args(false);
   command->add_flag("--resume", o->resume, "continue from the run's latest checkpoint");
   command->add_flag("--quiet", o->quiet, "no progress");
   command->add_flag("--json", o->json, "figures as JSON, no progress");

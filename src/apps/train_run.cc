@@ -28,12 +28,13 @@ std::string checkpoint_name(std::int64_t step) {
 void prune(const std::filesystem::path& folder, std::int64_t keep) {
   std::vector<std::filesystem::path> all;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-") &&
-        entry.path().extension().empty())
+    if (entry.is_directory() && !entry.is_symlink() &&
+        entry.path().filename().string().starts_with("step-") && entry.path().extension().empty())
       all.push_back(entry.path());
   }
   std::sort(all.begin(), all.end());
-  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i) std::filesystem::remove_all(all[i]);
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i)
+    std::filesystem::remove_all(all[i]);
 }
 
 // Keeps the metrics of steps that the checkpoint has seen; a killed run may have logged more.
@@ -50,8 +51,9 @@ void truncate_metrics(const std::filesystem::path& path, std::int64_t last_step)
 
 }  // namespace
 
-TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data, const std::filesystem::path& model_directory,
-                       const Settings& settings, bool resume, bool quiet) {
+TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
+                       const std::filesystem::path& model_directory, const Settings& settings, bool resume,
+                       bool quiet) {
   const std::string tokenizer_json = read_file(data / kTokenizerFile);
   const Tokenizer tokenizer = Tokenizer::from_json(tokenizer_json, (data / kTokenizerFile).string());
   const ModelConfig config = settings.resolve_model(tokenizer.vocab_size());
@@ -72,7 +74,8 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data, cons
     if (!std::filesystem::exists(latest)) {
       fail(ErrorCode::kNotFound, "{}: expected a checkpoint to resume from, found none", latest.string());
     }
-    LoadedModel loaded = load_model_directory(std::filesystem::canonical(latest), context, {true, true, summary.precision});
+    LoadedModel loaded =
+        load_model_directory(std::filesystem::canonical(latest), context, {true, true, summary.precision});
     draft.uuid = loaded.manifest.uuid;
     model = std::move(loaded.model);
   } else {
@@ -83,8 +86,10 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data, cons
   Trainer trainer(context, model, shard, settings.train);
   if (resume) trainer.read_state(std::filesystem::canonical(checkpoints / kLatest));
   const std::filesystem::path metrics_path = run / kMetricsFile;
-  if (resume) truncate_metrics(metrics_path, trainer.steps_done());
-  else write_file_atomic(metrics_path, "");
+  if (resume)
+    truncate_metrics(metrics_path, trainer.steps_done());
+  else
+    write_file_atomic(metrics_path, "");
   write_file_atomic(run / kSettingsFile, dump_json(settings.to_json()));
   std::ofstream metrics(metrics_path, std::ios::app);
 
@@ -103,17 +108,26 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data, cons
     summary.tokens += r.tokens;
     summary.seconds += r.seconds;
     const double rate = static_cast<double>(r.tokens) / r.seconds;
-    Json row{{"step", r.step}, {"loss", r.loss}, {"lr", r.lr}, {"table_lr", r.table_lr}, {"norm_dense", r.norms.dense},
-             {"norm_table", r.norms.table}, {"tokens", r.tokens}, {"distinct", r.distinct}, {"seconds", r.seconds},
+    Json row{{"step", r.step},
+             {"loss", r.loss},
+             {"lr", r.lr},
+             {"table_lr", r.table_lr},
+             {"norm_dense", r.norms.dense},
+             {"norm_table", r.norms.table},
+             {"tokens", r.tokens},
+             {"distinct", r.distinct},
+             {"seconds", r.seconds},
              {"tokens_per_s", rate}};
     const bool last = r.step == settings.train.steps;
-    if (last || (settings.eval_every > 0 && r.step % settings.eval_every == 0)) row["eval_loss"] = validate(r.step);
+    if (last || (settings.eval_every > 0 && r.step % settings.eval_every == 0))
+      row["eval_loss"] = validate(r.step);
     metrics << row.dump() << '\n' << std::flush;
     if (!metrics) fail(ErrorCode::kIo, "{}: could not be written (disk full?)", metrics_path.string());
-    progress.update(r.step, fmt::format("loss {:.3f}  {} tokens/s", r.loss, count_text(static_cast<std::int64_t>(rate))));
+    progress.update(
+        r.step, fmt::format("loss {:.3f}  {} tokens/s", r.loss, count_text(static_cast<std::int64_t>(rate))));
     if (settings.checkpoint_every > 0 && (r.step % settings.checkpoint_every == 0 || last)) {
-      save_model_directory(checkpoints / checkpoint_name(r.step), model, tokenizer_json, stats(), draft, DType::f32,
-                           [&](const std::filesystem::path& dir) { trainer.write_state(dir); });
+      save_model_directory(checkpoints / checkpoint_name(r.step), model, tokenizer_json, stats(), draft,
+                           DType::f32, [&](const std::filesystem::path& dir) { trainer.write_state(dir); });
       switch_link(checkpoints / kLatest, checkpoint_name(r.step));
       prune(checkpoints, settings.keep_checkpoints);
     }
@@ -123,7 +137,8 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data, cons
   std::vector<double> rates;
   for (const StepReport& r : summary.steps) rates.push_back(static_cast<double>(r.tokens) / r.seconds);
   if (!rates.empty()) {
-    std::nth_element(rates.begin(), rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2), rates.end());
+    std::nth_element(rates.begin(), rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2),
+                     rates.end());
     summary.tokens_per_second = rates[rates.size() / 2];
   }
   summary.manifest = save_model_directory(model_directory, model, tokenizer_json, stats(), draft);

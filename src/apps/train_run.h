@@ -27,10 +27,11 @@ struct TrainSummary {
   Precision precision;
 };
 
-/// Trains a model of `settings` on `data` (tokenizer.json, train.tokens, held_out.tokens) and saves it to `model_directory`.
-/// metrics.jsonl, settings.json and checkpoints go to run_directory(model_directory). `resume`: continue from the run's
-/// latest checkpoint. Prints progress to stderr unless `quiet`.
-TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data, const std::filesystem::path& model_directory,
-                       const Settings& settings, bool resume = false, bool quiet = false);
+/// Trains a model of `settings` on `data` (tokenizer.json, train.tokens, held_out.tokens) and saves it to
+/// `model_directory`. metrics.jsonl, settings.json and checkpoints go to run_directory(model_directory).
+/// `resume`: continue from the run's latest checkpoint. Prints progress to stderr unless `quiet`.
+TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
+                       const std::filesystem::path& model_directory, const Settings& settings,
+                       bool resume = false, bool quiet = false);
 
 }  // namespace stem

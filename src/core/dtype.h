@@ -13,13 +13,17 @@ enum class DType : std::uint8_t { f32, bf16, f64, f16, i64, i32, u16, u8, i8 };
 constexpr std::int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::f64:
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::bf16:
     case DType::f16:
-    case DType::u16: return 2;
-    default: return 1;
+    case DType::u16:
+      return 2;
+    default:
+      return 1;
   }
 }
 

@@ -2,7 +2,8 @@
 
 namespace stem {
 
-std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_high, std::uint64_t counter_low) {
+std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_high,
+                                    std::uint64_t counter_low) {
   constexpr std::uint64_t kMul0 = 0xD2511F53u, kMul1 = 0xCD9E8D57u;
   constexpr std::uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
   auto low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };

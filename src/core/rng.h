@@ -1,5 +1,5 @@
-// Counter-based random numbers: the value at (seed, stream, counter) never depends on what was drawn before, so
-// data order, initialisation and sampling resume bit for bit and parallelise freely.
+// Counter-based random numbers: the value at (seed, stream, counter) never depends on what was drawn before,
+// so data order, initialisation and sampling resume bit for bit and parallelise freely.
 #pragma once
 
 #include <array>

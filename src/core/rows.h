@@ -1,5 +1,5 @@
-// Row pointers: how kernels read a STEM table. One pointer per position, never a gathered [N, F] block; that is
-// also how overlays replace rows.
+// Row pointers: how kernels read a STEM table. One pointer per position, never a gathered [N, F] block; that
+// is also how overlays replace rows.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@ namespace stem {
 
 /// Where one position's row lies. `data == nullptr` is a row of zeros.
 struct RowPointer {
-  const void* data = nullptr;   ///< [cols] values, contiguous
-  float scale = 1.0f;           ///< multiplies every value
-  DType dtype = DType::f32;     ///< f32, bf16 or f64
+  const void* data = nullptr;  ///< [cols] values, contiguous
+  float scale = 1.0f;          ///< multiplies every value
+  DType dtype = DType::f32;    ///< f32, bf16 or f64
 };
 
 /// The rows that N positions read in one STEM layer.
@@ -22,9 +22,9 @@ struct RowPointers {
   std::int64_t cols = 0;           ///< F, width of a row
 };
 
-/// The row-sparse gradient of one STEM layer: one dense f32 (f64 in the oracle) row per *distinct* token of the
-/// batch. Positions of distinct token r are positions[offsets[r] .. offsets[r+1]), in ascending order, so the sum
-/// over them has one fixed order (stem-spec §2). Kernels accumulate into grads.
+/// The row-sparse gradient of one STEM layer: one dense f32 (f64 in the oracle) row per *distinct* token of
+/// the batch. Positions of distinct token r are positions[offsets[r] .. offsets[r+1]), in ascending order, so
+/// the sum over them has one fixed order (stem-spec §2). Kernels accumulate into grads.
 struct RowGradients {
   std::int64_t distinct = 0;                ///< R
   std::int64_t cols = 0;                    ///< F

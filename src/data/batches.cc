@@ -8,7 +8,8 @@
 
 namespace stem {
 
-BatchStream::BatchStream(const TokenShard& shard, const BatchOptions& options) : shard_(shard), options_(options) {
+BatchStream::BatchStream(const TokenShard& shard, const BatchOptions& options)
+    : shard_(shard), options_(options) {
   if (shard.size() < 2) fail(ErrorCode::kFormat, "the token shard holds no text: expected at least 2 tokens");
   require(options.tokens_per_step > 0 && options.max_sequence > 0, "batch size");
 }
@@ -36,7 +37,9 @@ Batch BatchStream::at(std::int64_t step) {
   std::int64_t offset = step * n;  // in the endless stream
   order_epoch(offset / shard_.size());
   offset %= shard_.size();
-  auto document = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), offset) - starts_.begin()) - 1;
+  auto document =
+      static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), offset) - starts_.begin()) -
+      1;
 
   Batch batch;
   bool starts_sequence = true;

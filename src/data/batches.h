@@ -25,8 +25,8 @@ struct Batch {
   TokenBatch view() const { return {tokens, positions, segments, {}}; }
 };
 
-/// The endless stream of a shard: epoch e is the documents in an order drawn from (seed, e). Step k reads tokens
-/// [k·N, (k+1)·N) of it; documents longer than T, or cut by a step's end, go on as a new segment.
+/// The endless stream of a shard: epoch e is the documents in an order drawn from (seed, e). Step k reads
+/// tokens [k·N, (k+1)·N) of it; documents longer than T, or cut by a step's end, go on as a new segment.
 class BatchStream {
  public:
   BatchStream(const TokenShard& shard, const BatchOptions& options);
@@ -43,7 +43,8 @@ class BatchStream {
   std::vector<std::int64_t> starts_;  // [d + 1] stream offset of each
 };
 
-/// Segments [first, first + count) of at most max_sequence tokens, positions from 0: for evaluation of plain token runs.
+/// Segments [first, first + count) of at most max_sequence tokens, positions from 0: for evaluation of plain
+/// token runs.
 void append_sequence(Batch& batch, const std::int32_t* tokens, std::int64_t count);
 
 }  // namespace stem

@@ -23,7 +23,8 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-void read_jsonl(std::string_view text, const std::string& name, const std::string& field, std::vector<std::string>& into) {
+void read_jsonl(std::string_view text, const std::string& name, const std::string& field,
+                std::vector<std::string>& into) {
   std::size_t line = 0;
   while (!text.empty()) {
     ++line;
@@ -66,13 +67,17 @@ std::vector<std::string> read_documents(const std::filesystem::path& path, const
     std::sort(files.begin(), files.end());  // the file system's order is not the same everywhere
     for (const auto& file : files) read_one(file, options, documents);
   }
-  if (documents.empty()) fail(ErrorCode::kFormat, "{}: expected *.txt, *.md or *.jsonl with text, found none", path.string());
+  if (documents.empty())
+    fail(ErrorCode::kFormat, "{}: expected *.txt, *.md or *.jsonl with text, found none", path.string());
   return documents;
 }
 
-TokenShard tokenize(const Tokenizer& tokenizer, const std::vector<std::string>& documents, const std::string& digest) {
+TokenShard tokenize(const Tokenizer& tokenizer, const std::vector<std::string>& documents,
+                    const std::string& digest) {
   const auto start = tokenizer.eos_id();
-  if (!start) fail(ErrorCode::kMismatch, "tokenizer.json: expected an end-of-text token such as <|endoftext|>, found none");
+  if (!start)
+    fail(ErrorCode::kMismatch,
+         "tokenizer.json: expected an end-of-text token such as <|endoftext|>, found none");
   TokenShard shard;
   shard.tokenizer_digest = digest;
   for (const std::string& text : documents) shard.append(*start, tokenizer.encode(text, false));

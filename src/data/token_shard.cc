@@ -26,21 +26,24 @@ void save_shard(const std::filesystem::path& path, const TokenShard& shard) {
   std::filesystem::rename(partial, path);
 }
 
-TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab, const std::string& tokenizer_digest) {
+TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab,
+                      const std::string& tokenizer_digest) {
   const Safetensors file = Safetensors::open(path);
   const std::string name = path.string();
   TokenShard shard;
   const auto metadata = file.metadata();
-  if (const auto found = metadata.find("tokenizer_sha256"); found != metadata.end()) shard.tokenizer_digest = found->second;
+  if (const auto found = metadata.find("tokenizer_sha256"); found != metadata.end())
+    shard.tokenizer_digest = found->second;
   if (!tokenizer_digest.empty() && shard.tokenizer_digest != tokenizer_digest) {
-    fail(ErrorCode::kMismatch, "{}: tokenizer_sha256: expected {} (this model's tokenizer), found {}: tokenize the text again",
+    fail(ErrorCode::kMismatch,
+         "{}: tokenizer_sha256: expected {} (this model's tokenizer), found {}: tokenize the text again",
          name, tokenizer_digest, shard.tokenizer_digest.empty() ? "none" : shard.tokenizer_digest);
   }
   const auto read = [&]<class T>(const char* tensor, DType dtype, std::vector<T>& into) {
     const TensorInfo& info = file.info(tensor);
     if (info.dtype != dtype || info.shape.size() != 1) {
-      fail(ErrorCode::kFormat, "{}: {}: expected one dimension of {}, found {}", name, tensor, safetensors_name(dtype),
-           info.described());
+      fail(ErrorCode::kFormat, "{}: {}: expected one dimension of {}, found {}", name, tensor,
+           safetensors_name(dtype), info.described());
     }
     into.resize(static_cast<std::size_t>(info.shape[0]));
     if (!into.empty()) std::memcpy(into.data(), file.data(tensor), into.size() * sizeof(T));
@@ -49,12 +52,13 @@ TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab, con
   read("tokens", DType::i32, shard.tokens);
   if (shard.documents.size() < 2 || shard.documents.front() != 0 || shard.documents.back() != shard.size() ||
       !std::is_sorted(shard.documents.begin(), shard.documents.end(), std::less_equal<>())) {
-    fail(ErrorCode::kFormat, "{}: documents: expected ascending offsets from 0 to {} (at least one document)", name,
-         shard.size());
+    fail(ErrorCode::kFormat, "{}: documents: expected ascending offsets from 0 to {} (at least one document)",
+         name, shard.size());
   }
   for (std::size_t i = 0; i < shard.tokens.size(); ++i) {
     if (shard.tokens[i] < 0 || shard.tokens[i] >= vocab) {
-      fail(ErrorCode::kMismatch, "{}: tokens[{}]: expected an id in [0, {}), found {}", name, i, vocab, shard.tokens[i]);
+      fail(ErrorCode::kMismatch, "{}: tokens[{}]: expected an id in [0, {}), found {}", name, i, vocab,
+           shard.tokens[i]);
     }
   }
   return shard;

@@ -8,8 +8,8 @@
 
 namespace stem {
 
-/// Documents one behind the other. Every document starts with the end-of-text token, so that a model learns where texts begin
-/// and the target of a document's last token is the next document's first: "end of text".
+/// Documents one behind the other. Every document starts with the end-of-text token, so that a model learns
+/// where texts begin and the target of a document's last token is the next document's first: "end of text".
 struct TokenShard {
   std::vector<std::int32_t> tokens;     ///< [n]
   std::vector<std::int64_t> documents;  ///< [d + 1], document i is tokens[documents[i] .. documents[i+1])
@@ -26,8 +26,9 @@ struct TokenShard {
 /// Writes `shard` whole or not at all.
 void save_shard(const std::filesystem::path& path, const TokenShard& shard);
 
-/// Reads a shard. Throws kFormat when offsets are not ascending or do not cover the tokens, kMismatch when an id is not in
-/// [0, vocab) or the tokenizer's digest is not `tokenizer_digest` (empty: not checked).
-TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab, const std::string& tokenizer_digest);
+/// Reads a shard. Throws kFormat when offsets are not ascending or do not cover the tokens, kMismatch when an
+/// id is not in [0, vocab) or the tokenizer's digest is not `tokenizer_digest` (empty: not checked).
+TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab,
+                      const std::string& tokenizer_digest);
 
 }  // namespace stem

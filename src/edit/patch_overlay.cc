@@ -9,9 +9,11 @@ Digest leaf_of(const PatchTarget& target, std::int32_t layer, std::int32_t token
   const RowPointer row = table.row(token, target.model->config.stem_index(layer));
   const auto bytes = static_cast<std::size_t>(table.shape().width * size_of(table.dtype()));
   const std::string zeros(row.data == nullptr ? bytes : 0, '\0');
-  const std::string_view view = row.data == nullptr ? std::string_view(zeros)
-                                                    : std::string_view(static_cast<const char*>(row.data), bytes);
-  return row_leaf(target.uuid, static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(token), table.dtype(), view);
+  const std::string_view view = row.data == nullptr
+                                    ? std::string_view(zeros)
+                                    : std::string_view(static_cast<const char*>(row.data), bytes);
+  return row_leaf(target.uuid, static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(token),
+                  table.dtype(), view);
 }
 
 }  // namespace
@@ -29,7 +31,8 @@ PatchFile make_patch(const PatchTarget& target, const SwapPlan& plan, Json reque
   for (const OverlayRow& row : plan.rows) {
     PatchRow out;
     out.token = row.token;
-    out.layer = static_cast<std::int32_t>(target.model->config.stem_layers[static_cast<std::size_t>(row.layer)]);
+    out.layer =
+        static_cast<std::int32_t>(target.model->config.stem_layers[static_cast<std::size_t>(row.layer)]);
     out.values = row.values;
     out.trigger = row.trigger;
     out.base_leaf = leaf_of(target, out.layer, out.token);
@@ -51,8 +54,8 @@ PatchFile apply_patch(const PatchTarget& target, const std::filesystem::path& pa
   base.leaf = [&](std::int32_t layer, std::int32_t token) { return leaf_of(target, layer, token); };
   check_patch_base(patch, path.string(), base);
   for (const PatchRow& row : patch.rows) {
-    overlay.put(target.model->table, {row.token, static_cast<std::int32_t>(config.stem_index(row.layer)), row.trigger,
-                                      row.values, patch.mode == PatchMode::add});
+    overlay.put(target.model->table, {row.token, static_cast<std::int32_t>(config.stem_index(row.layer)),
+                                      row.trigger, row.values, patch.mode == PatchMode::add});
   }
   return patch;
 }

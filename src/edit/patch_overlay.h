@@ -18,12 +18,12 @@ struct PatchTarget {
   std::optional<Digest> row_root;
 };
 
-/// The patch file of a swap; `request` and `parameters` say how it was made. Leaves of the replaced rows are taken from the
-/// model's table.
+/// The patch file of a swap; `request` and `parameters` say how it was made. Leaves of the replaced rows are
+/// taken from the model's table.
 PatchFile make_patch(const PatchTarget& target, const SwapPlan& plan, Json request, Json parameters);
 
-/// Reads a patch, checks it against the model (kMismatch for another base, kIntegrity for a changed row) and puts its rows on top of
-/// `overlay`. Returns what it read.
+/// Reads a patch, checks it against the model (kMismatch for another base, kIntegrity for a changed row) and
+/// puts its rows on top of `overlay`. Returns what it read.
 PatchFile apply_patch(const PatchTarget& target, const std::filesystem::path& path, Overlay& overlay);
 
 }  // namespace stem

@@ -10,16 +10,22 @@
 namespace stem {
 namespace {
 
-constexpr std::string_view kRuleNames[] = {"auto", "one_to_one", "average", "copy", "left_pad", "right_pad", "subset"};
+constexpr std::string_view kRuleNames[] = {"auto",     "one_to_one", "average", "copy",
+                                           "left_pad", "right_pad",  "subset"};
 
 // Words with other senses: an edit of the token changes them all.
 constexpr std::pair<std::string_view, std::string_view> kOtherSenses[] = {
-    {"turkey", "the bird"}, {"jordan", "the river and the given name"}, {"chad", "the given name"},
-    {"georgia", "the US state"}, {"bank", "the house of money and the side of a river"}, {"china", "the porcelain"}};
+    {"turkey", "the bird"},
+    {"jordan", "the river and the given name"},
+    {"chad", "the given name"},
+    {"georgia", "the US state"},
+    {"bank", "the house of money and the side of a river"},
+    {"china", "the porcelain"}};
 
 std::string quoted_pieces(const Tokenizer& tokenizer, std::span<const std::int32_t> ids) {
   std::string text;
-  for (const std::int32_t id : ids) text += fmt::format("{}\"{}\"", text.empty() ? "" : " ", tokenizer.token_bytes(id));
+  for (const std::int32_t id : ids)
+    text += fmt::format("{}\"{}\"", text.empty() ? "" : " ", tokenizer.token_bytes(id));
   return text;
 }
 
@@ -28,20 +34,24 @@ std::vector<std::string> known_words(const Tokenizer& tokenizer) {
   for (std::int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     if (!tokenizer.has_token(id)) continue;
     const std::string bytes = tokenizer.token_bytes(id);
-    if (bytes.size() > 3 && bytes[0] == ' ' && std::isupper(static_cast<unsigned char>(bytes[1]))) words.push_back(bytes.substr(1));
+    if (bytes.size() > 3 && bytes[0] == ' ' && std::isupper(static_cast<unsigned char>(bytes[1])))
+      words.push_back(bytes.substr(1));
   }
   return words;
 }
 
 // Token ids of one spelling; throws when a word of it falls into pieces and pieces are not wanted.
-std::vector<std::int32_t> tokens_of(const Tokenizer& tokenizer, std::string_view text, std::string_view option, bool pieces) {
+std::vector<std::int32_t> tokens_of(const Tokenizer& tokenizer, std::string_view text,
+                                    std::string_view option, bool pieces) {
   const std::vector<std::int32_t> ids = tokenizer.encode(text, false);
   if (ids.empty()) fail(ErrorCode::kUsage, "{}: expected a name, found an empty text", option);
   if (pieces) return ids;
   const auto spaces = static_cast<std::size_t>(std::count(text.begin() + 1, text.end(), ' '));
   if (ids.size() > spaces + 1) {
     const std::string name(text.front() == ' ' ? text.substr(1) : text);
-    fail(ErrorCode::kNotFound, "{}: \"{}\" has no row of its own in this model: the tokenizer cuts it into {}{} (--pieces edits the pieces)",
+    fail(ErrorCode::kNotFound,
+         "{}: \"{}\" has no row of its own in this model: the tokenizer cuts it into {}{} (--pieces edits "
+         "the pieces)",
          option, name, quoted_pieces(tokenizer, ids), did_you_mean(name, known_words(tokenizer)));
   }
   return ids;
@@ -77,31 +87,50 @@ SpanRule span_rule_from(std::string_view name) {
   fail(ErrorCode::kUsage, "--rule: expected one of {}, found \"{}\"", fmt::join(kRuleNames, ", "), name);
 }
 
-std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_t slots, std::span<const std::int32_t> donors,
+std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_t slots,
+                                                       std::span<const std::int32_t> donors,
                                                        std::int32_t pad) {
   const std::size_t n = donors.size();
   if (rule == SpanRule::automatic) rule = slots == n ? SpanRule::one_to_one : SpanRule::average;
   const auto needs = [&](bool fits, std::string_view relation) {
     if (!fits) {
-      fail(ErrorCode::kUsage, "--rule {}: expected {}, found {} slot and {} donor tokens", name_of(rule), relation, slots, n);
+      fail(ErrorCode::kUsage, "--rule {}: expected {}, found {} slot and {} donor tokens", name_of(rule),
+           relation, slots, n);
     }
   };
   std::vector<std::vector<std::int32_t>> plan(slots);
   const std::size_t fill = slots > n ? slots - n : 0;
   switch (rule) {
-    case SpanRule::one_to_one: needs(slots == n, "as many slot as donor tokens"); break;
+    case SpanRule::one_to_one:
+      needs(slots == n, "as many slot as donor tokens");
+      break;
     case SpanRule::left_pad:
-    case SpanRule::right_pad: needs(slots > n, "more slot than donor tokens"); break;
-    case SpanRule::subset: needs(slots < n, "fewer slot than donor tokens"); break;
-    default: break;
+    case SpanRule::right_pad:
+      needs(slots > n, "more slot than donor tokens");
+      break;
+    case SpanRule::subset:
+      needs(slots < n, "fewer slot than donor tokens");
+      break;
+    default:
+      break;
   }
   for (std::size_t i = 0; i < slots; ++i) {
     switch (rule) {
-      case SpanRule::average: plan[i].assign(donors.begin(), donors.end()); break;
-      case SpanRule::left_pad: plan[i] = {i < fill ? pad : donors[i - fill]}; break;
-      case SpanRule::right_pad: plan[i] = {i < n ? donors[i] : pad}; break;
-      case SpanRule::subset: plan[i] = {donors[n - slots + i]}; break;
-      default: plan[i] = {donors[i % n]}; break;
+      case SpanRule::average:
+        plan[i].assign(donors.begin(), donors.end());
+        break;
+      case SpanRule::left_pad:
+        plan[i] = {i < fill ? pad : donors[i - fill]};
+        break;
+      case SpanRule::right_pad:
+        plan[i] = {i < n ? donors[i] : pad};
+        break;
+      case SpanRule::subset:
+        plan[i] = {donors[n - slots + i]};
+        break;
+      default:
+        plan[i] = {donors[i % n]};
+        break;
     }
   }
   return plan;
@@ -109,11 +138,13 @@ std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_
 
 std::vector<float> mean_record(const Table& table, std::span<const std::int32_t> donors) {
   const TableShape& shape = table.shape();
-  std::vector<float> mean(static_cast<std::size_t>(shape.record()), 0.0f), row(static_cast<std::size_t>(shape.width));
+  std::vector<float> mean(static_cast<std::size_t>(shape.record()), 0.0f),
+      row(static_cast<std::size_t>(shape.width));
   for (const std::int32_t donor : donors) {
     for (std::int64_t s = 0; s < shape.layers; ++s) {
       table.read_row(donor, s, row);
-      for (std::size_t i = 0; i < row.size(); ++i) mean[static_cast<std::size_t>(s) * row.size() + i] += row[i];
+      for (std::size_t i = 0; i < row.size(); ++i)
+        mean[static_cast<std::size_t>(s) * row.size() + i] += row[i];
     }
   }
   if (donors.size() > 1) {
@@ -143,7 +174,8 @@ SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<con
   if (request.donors.empty()) fail(ErrorCode::kUsage, "--donor: expected at least one name");
   std::vector<std::int64_t> chosen;
   for (std::size_t s = 0; s < stem_layers.size(); ++s) {
-    if (!request.layers || (stem_layers[s] >= request.layers->first && stem_layers[s] <= request.layers->second))
+    if (!request.layers ||
+        (stem_layers[s] >= request.layers->first && stem_layers[s] <= request.layers->second))
       chosen.push_back(static_cast<std::int64_t>(s));
   }
   if (chosen.empty()) {
@@ -170,12 +202,14 @@ SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<con
     } else {
       slots = tokenizer.encode(spelling, false);
       if (slots.size() != plan.slot_tokens.front().size()) {
-        plan.notes.push_back(fmt::format("the spelling \"{}\" is {} tokens and keeps its own rows", spelling, slots.size()));
+        plan.notes.push_back(
+            fmt::format("the spelling \"{}\" is {} tokens and keeps its own rows", spelling, slots.size()));
         continue;
       }
     }
     if (slots == donors) {
-      fail(ErrorCode::kUsage, "--donor: expected another token than the slot's, found \"{}\" for both", request.slot);
+      fail(ErrorCode::kUsage, "--donor: expected another token than the slot's, found \"{}\" for both",
+           request.slot);
     }
     if (!seen.insert(slots).second) continue;
     append_rows(table, slots, donors_of_slots(request.rule, slots.size(), donors, pad), chosen, plan.rows);
@@ -187,13 +221,16 @@ SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<con
     append_rows(table, donors, donors_of_slots(request.rule, donors.size(), primary, pad), chosen, plan.rows);
   }
   if (primary.size() > 1) {
-    plan.notes.push_back(fmt::format("the slot's first token \"{}\" also begins other names: they read the edited row too",
-                                     tokenizer.token_bytes(primary.front())));
+    plan.notes.push_back(
+        fmt::format("the slot's first token \"{}\" also begins other names: they read the edited row too",
+                    tokenizer.token_bytes(primary.front())));
   }
   std::string lower = spellings_of(request.slot)[0].substr(1);
   for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   for (const auto& [word, sense] : kOtherSenses) {
-    if (lower == word) plan.notes.push_back(fmt::format("\"{}\" has another sense ({}): it reads the same row", request.slot, sense));
+    if (lower == word)
+      plan.notes.push_back(
+          fmt::format("\"{}\" has another sense ({}): it reads the same row", request.slot, sense));
   }
   return plan;
 }

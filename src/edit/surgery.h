@@ -28,21 +28,25 @@ std::string_view name_of(SpanRule rule);
 /// Throws kUsage that lists the rules.
 SpanRule span_rule_from(std::string_view name);
 
-/// For each of n_s slot tokens the donor tokens whose records it reads the mean of. Throws kUsage when the rule does not fit
-/// the numbers. `pad` is the token whose rows fill.
-std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_t slots, std::span<const std::int32_t> donors,
+/// For each of n_s slot tokens the donor tokens whose records it reads the mean of. Throws kUsage when the
+/// rule does not fit the numbers. `pad` is the token whose rows fill.
+std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_t slots,
+                                                       std::span<const std::int32_t> donors,
                                                        std::int32_t pad);
 
 /// Mean of the donors' records: [S·F] f32.
 std::vector<float> mean_record(const Table& table, std::span<const std::int32_t> donors);
 
 struct SwapRequest {
-  std::string slot;                  ///< a name ("Spain": all its spellings) or an exact text with its leading space (" Spain")
-  std::vector<std::string> donors;   ///< names; their tokens are joined in order ("Czech Republic" or "Czech", "Republic")
+  std::string
+      slot;  ///< a name ("Spain": all its spellings) or an exact text with its leading space (" Spain")
+  std::vector<std::string>
+      donors;  ///< names; their tokens are joined in order ("Czech Republic" or "Czech", "Republic")
   SpanRule rule = SpanRule::automatic;
-  bool exchange = false;             ///< slot and donor read each other
-  bool pieces = false;               ///< accept words that the tokenizer cuts into pieces
-  std::optional<std::pair<std::int64_t, std::int64_t>> layers;  ///< STEM layers [first, last] by model layer number
+  bool exchange = false;  ///< slot and donor read each other
+  bool pieces = false;    ///< accept words that the tokenizer cuts into pieces
+  std::optional<std::pair<std::int64_t, std::int64_t>>
+      layers;  ///< STEM layers [first, last] by model layer number
 };
 
 /// Rows to put in force, and what a user should know about them.
@@ -54,13 +58,14 @@ struct SwapPlan {
   std::vector<std::int32_t> donor_tokens;              ///< of the first spelling
 };
 
-/// Throws kNotFound for a name that is no token (naming the pieces and the nearest known name), kUsage for slot = donor, a rule that
-/// does not fit or an empty layer range. `stem_layers` are the model's STEM layers, by layer number.
+/// Throws kNotFound for a name that is no token (naming the pieces and the nearest known name), kUsage for
+/// slot = donor, a rule that does not fit or an empty layer range. `stem_layers` are the model's STEM layers,
+/// by layer number.
 SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<const std::int64_t> stem_layers,
                    const SwapRequest& request);
 
-/// Spellings of a name that a text may use: " Spain", "Spain", " spain", "spain", " SPAIN", "SPAIN"; an exact text (leading
-/// space) stands for itself.
+/// Spellings of a name that a text may use: " Spain", "Spain", " spain", "spain", " SPAIN", "SPAIN"; an exact
+/// text (leading space) stands for itself.
 std::vector<std::string> spellings_of(std::string_view name);
 
 }  // namespace stem

@@ -45,8 +45,8 @@ void score_batch(const Context& context, const Model& model, std::span<const Sco
   Workspace::Scope scope(*context.workspace);
   Activations a = allocate_activations(context, model, batch.size());
   forward_hidden(context, model, batch, rows, a);
-  const Out logits =
-      context.workspace->matrix(model.precision.wide, static_cast<std::int64_t>(p.judged.size()), model.config.vocab);
+  const Out logits = context.workspace->matrix(
+      model.precision.wide, static_cast<std::int64_t>(p.judged.size()), model.config.vocab);
   forward_logits(context, model, a, p.judged, logits);
 
   std::int64_t row = 0;
@@ -61,7 +61,8 @@ void score_batch(const Context& context, const Model& model, std::span<const Sco
       result.exact = result.exact && top == c.wanted[i];
       if (!with_log_probability) continue;  // V exponentials a row cost more than the model
       double total = 0.0;
-      for (std::int64_t v = 0; v < model.config.vocab; ++v) total += std::exp(static_cast<double>(l[v] - *best));
+      for (std::int64_t v = 0; v < model.config.vocab; ++v)
+        total += std::exp(static_cast<double>(l[v] - *best));
       result.log_probability += static_cast<double>(l[c.wanted[i]] - *best) - std::log(total);
     }
     results.push_back(result);
@@ -70,9 +71,9 @@ void score_batch(const Context& context, const Model& model, std::span<const Sco
 
 }  // namespace
 
-std::vector<ScoreResult> score_cases(const Context& context, const Model& model, std::span<const ScoreCase> cases,
-                                     const Overlay* overlay, bool with_log_probability,
-                                     std::int64_t tokens_per_batch) {
+std::vector<ScoreResult> score_cases(const Context& context, const Model& model,
+                                     std::span<const ScoreCase> cases, const Overlay* overlay,
+                                     bool with_log_probability, std::int64_t tokens_per_batch) {
   std::vector<ScoreResult> results;
   results.reserve(cases.size());
   std::size_t first = 0;
@@ -84,7 +85,8 @@ std::vector<ScoreResult> score_cases(const Context& context, const Model& model,
       require(!c.prompt.empty() && !c.wanted.empty(), "a case needs a prompt and an answer");
       const auto length = static_cast<std::int64_t>(c.prompt.size() + c.wanted.size() - 1);
       if (length > model.config.max_positions) {
-        fail(ErrorCode::kUsage, "the context holds {} tokens (max_position_embeddings), a prompt with its answer needs {}",
+        fail(ErrorCode::kUsage,
+             "the context holds {} tokens (max_position_embeddings), a prompt with its answer needs {}",
              model.config.max_positions, length);
       }
       if (end > first && tokens + length > tokens_per_batch) break;

@@ -29,11 +29,12 @@ struct ScoreResult {
   double log_probability = 0;  ///< of `wanted` under teacher forcing, nats; only when asked for
 };
 
-/// Scores cases in batches with the training kernels. An exact match is decided by teacher forcing, which for greedy
-/// decoding is the same thing: the answer is produced if and only if each of its tokens is the arg-max after the ones before it.
-/// Edits of a case come on top of `overlay`. Prompts longer than the context are kUsage.
-std::vector<ScoreResult> score_cases(const Context& context, const Model& model, std::span<const ScoreCase> cases,
-                                     const Overlay* overlay = nullptr, bool with_log_probability = false,
-                                     std::int64_t tokens_per_batch = 4096);
+/// Scores cases in batches with the training kernels. An exact match is decided by teacher forcing, which for
+/// greedy decoding is the same thing: the answer is produced if and only if each of its tokens is the arg-max
+/// after the ones before it. Edits of a case come on top of `overlay`. Prompts longer than the context are
+/// kUsage.
+std::vector<ScoreResult> score_cases(const Context& context, const Model& model,
+                                     std::span<const ScoreCase> cases, const Overlay* overlay = nullptr,
+                                     bool with_log_probability = false, std::int64_t tokens_per_batch = 4096);
 
 }  // namespace stem

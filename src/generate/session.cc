@@ -27,8 +27,8 @@ std::span<const float> Session::feed(std::span<const std::int32_t> tokens) {
   }
   const auto past = static_cast<std::int64_t>(tokens_.size()), n = static_cast<std::int64_t>(tokens.size());
   if (past + n > cache_.capacity()) {
-    fail(ErrorCode::kUsage, "the context holds {} tokens (max_position_embeddings), the text needs {}", cache_.capacity(),
-         past + n);
+    fail(ErrorCode::kUsage, "the context holds {} tokens (max_position_embeddings), the text needs {}",
+         cache_.capacity(), past + n);
   }
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   std::vector<std::int32_t> positions(tokens.size());
@@ -51,7 +51,9 @@ std::int32_t sample(std::span<const float> logits, const SampleOptions& options,
   if (options.temperature <= 0.0) return static_cast<std::int32_t>(best - logits.begin());
   const Rng rng(options.seed, 0);
   const double u = static_cast<double>(rng.at(rng_counter) >> 11) * 0x1.0p-53;
-  const auto weight = [&](float logit) { return std::exp((static_cast<double>(logit) - static_cast<double>(*best)) / options.temperature); };
+  const auto weight = [&](float logit) {
+    return std::exp((static_cast<double>(logit) - static_cast<double>(*best)) / options.temperature);
+  };
   double total = 0.0;
   for (const float logit : logits) total += weight(logit);
   double left = u * total;
@@ -62,7 +64,8 @@ std::int32_t sample(std::span<const float> logits, const SampleOptions& options,
   return static_cast<std::int32_t>(best - logits.begin());  // rounding left a crumb
 }
 
-std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt, const SampleOptions& options,
+std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt,
+                                   const SampleOptions& options,
                                    const std::function<bool(std::int32_t)>& on_token) {
   std::vector<std::int32_t> made;
   if (options.max_tokens <= 0) return made;

@@ -11,13 +11,14 @@
 
 namespace stem {
 
-/// Feeds tokens through the model in inference mode (batch-invariant kernels): the logits of a position do not depend on how
-/// the tokens before it were cut into calls. The model and the overlay must outlive the session. Cached keys and values
-/// belong to this overlay: another overlay needs another session.
+/// Feeds tokens through the model in inference mode (batch-invariant kernels): the logits of a position do
+/// not depend on how the tokens before it were cut into calls. The model and the overlay must outlive the
+/// session. Cached keys and values belong to this overlay: another overlay needs another session.
 class Session {
  public:
   /// `capacity`: most tokens it can hold, at most the model's max_positions.
-  Session(const Context& context, const Model& model, const Overlay* overlay = nullptr, std::int64_t capacity = 0);
+  Session(const Context& context, const Model& model, const Overlay* overlay = nullptr,
+          std::int64_t capacity = 0);
 
   /// Appends tokens (at least one) and returns the logits [V] after the last. Valid until the next call.
   /// Throws kUsage when an id is not in the vocabulary or the context is full.
@@ -42,11 +43,14 @@ struct SampleOptions {
   std::int32_t stop_token = -1;  ///< ends the text, not returned
 };
 
-/// The next token: arg-max (lowest id on ties) at temperature 0, else a draw from softmax(logits / temperature) at `rng_counter`.
+/// The next token: arg-max (lowest id on ties) at temperature 0, else a draw from softmax(logits /
+/// temperature) at `rng_counter`.
 std::int32_t sample(std::span<const float> logits, const SampleOptions& options, std::uint64_t rng_counter);
 
-/// Continues `prompt` in `session`. `on_token`, when given, sees each token as it is made; returning false stops.
-std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt, const SampleOptions& options,
+/// Continues `prompt` in `session`. `on_token`, when given, sees each token as it is made; returning false
+/// stops.
+std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt,
+                                   const SampleOptions& options,
                                    const std::function<bool(std::int32_t)>& on_token = {});
 
 /// Probabilities of the k likeliest next tokens, descending.

@@ -1,10 +1,14 @@
-// The contract between ops and backends: structs of function pointers, one per op family. Nothing here computes.
+// The contract between ops and backends: structs of function pointers, one per op family. Nothing here
+// computes.
 //
 // Conventions, stated once:
-//  * Matrices are row-major views (core/view.h). "wide" is f32 (f64 in the oracle): residual stream, norms, softmax,
+//  * Matrices are row-major views (core/view.h). "wide" is f32 (f64 in the oracle): residual stream, norms,
+//  softmax,
 //    loss, gradients of parameters. "narrow" is the GEMM's input type: bf16 or f32 (f64 in the oracle).
-//  * Every backend accepts f32 throughout, and narrow = bf16 with wide = f32. `reference` also takes f64 throughout.
-//  * Parameter gradients accumulate (+=), activation gradients overwrite (=), the residual gradient accumulates.
+//  * Every backend accepts f32 throughout, and narrow = bf16 with wide = f32. `reference` also takes f64
+//  throughout.
+//  * Parameter gradients accumulate (+=), activation gradients overwrite (=), the residual gradient
+//  accumulates.
 //  * Results are deterministic at a fixed thread count. No atomics on floats.
 //  * Shapes were checked by the op that calls; kernels may assume them.
 #pragma once
@@ -23,9 +27,9 @@ struct GemmKernels {
   /// a and b have one dtype (bf16, f32, f64); c is that dtype or wide. Accumulation in f32 (f64).
   void (*gemm)(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate);
 
-  /// y = x · wᵀ (+= when `accumulate`) for inference: each element of y has one summation order, whatever the number
-  /// of rows in x, the chunking or the thread count. x [M, I] and w [O, I] may differ in dtype (f32, bf16);
-  /// y wide or narrow.
+  /// y = x · wᵀ (+= when `accumulate`) for inference: each element of y has one summation order, whatever the
+  /// number of rows in x, the chunking or the thread count. x [M, I] and w [O, I] may differ in dtype (f32,
+  /// bf16); y wide or narrow.
   void (*linear_invariant)(Out y, In x, In w, bool accumulate);
 };
 
@@ -39,38 +43,41 @@ struct NormKernels {
 };
 
 struct RopeKernels {
-  /// Rotates every head of x [N, heads·A] in place: pairs (i, i + A/2), angle positions[n] · theta^(-2i/A), as Llama's
-  /// rotate_half. cos_sin [max_position, A]: A/2 cosines, then A/2 sines, wide. `inverse` rotates back (the backward).
+  /// Rotates every head of x [N, heads·A] in place: pairs (i, i + A/2), angle positions[n] · theta^(-2i/A),
+  /// as Llama's rotate_half. cos_sin [max_position, A]: A/2 cosines, then A/2 sines, wide. `inverse` rotates
+  /// back (the backward).
   void (*rope)(Out x, std::int64_t heads, In cos_sin, std::span<const std::int32_t> positions, bool inverse);
 };
 
 struct AttentionKernels {
   /// y = softmax(q kᵀ / √A, causal within each segment) v.  q, y [N, H·A]; k, v [M, K·A]; all narrow.
-  /// lse [N, H] wide: log Σ exp of the scaled scores (may be null). Memory per thread is O(block), never [T, T].
+  /// lse [N, H] wide: log Σ exp of the scaled scores (may be null). Memory per thread is O(block), never [T,
+  /// T].
   void (*attention_forward)(Out y, Out lse, In q, In k, In v, Heads heads, std::span<const Segment> segments);
 
   /// d_q, d_k, d_v (narrow) overwrite; recomputes the probabilities from lse. Training only: k_len = q_len.
   void (*attention_backward)(Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In y, In lse, Heads heads,
                              std::span<const Segment> segments);
 
-  /// The forward for inference: as attention_forward without lse; splits keys at fixed positions, so that a query's
-  /// result does not depend on what else is in the batch, on chunking or on the thread count.
+  /// The forward for inference: as attention_forward without lse; splits keys at fixed positions, so that a
+  /// query's result does not depend on what else is in the batch, on chunking or on the thread count.
   void (*attention_invariant)(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments);
 };
 
 /// Gated products. s = SiLU(a) = a·σ(a), SiLU'(a) = σ(a) + s·(1 − σ(a)). All matrices [N, F] narrow.
 /// Row gradients sum over the positions of each distinct token in f32, in ascending order of position.
 struct GluKernels {
-  void (*swiglu_forward)(Out h, In gate, In up);                             ///< h = SiLU(gate) ⊙ up
+  void (*swiglu_forward)(Out h, In gate, In up);  ///< h = SiLU(gate) ⊙ up
   void (*swiglu_backward)(Out d_gate, Out d_up, In d_h, In gate, In up);
 
-  void (*stem_forward)(Out h, In gate, const RowPointers& rows);             ///< h = SiLU(gate) ⊙ row
+  void (*stem_forward)(Out h, In gate, const RowPointers& rows);  ///< h = SiLU(gate) ⊙ row
   void (*stem_backward)(Out d_gate, const RowGradients& d_rows, In d_h, In gate, const RowPointers& rows);
 
-  void (*stem_gate_forward)(Out h, In up, const RowPointers& rows);          ///< h = SiLU(row) ⊙ up
+  void (*stem_gate_forward)(Out h, In up, const RowPointers& rows);  ///< h = SiLU(row) ⊙ up
   void (*stem_gate_backward)(Out d_up, const RowGradients& d_rows, In d_h, In up, const RowPointers& rows);
 
-  void (*stem_additive_forward)(Out h, In gate, In up, const RowPointers& rows);  ///< h = SiLU(gate) ⊙ (up + row)
+  void (*stem_additive_forward)(Out h, In gate, In up,
+                                const RowPointers& rows);  ///< h = SiLU(gate) ⊙ (up + row)
   void (*stem_additive_backward)(Out d_gate, Out d_up, const RowGradients& d_rows, In d_h, In gate, In up,
                                  const RowPointers& rows);
 };
@@ -81,13 +88,14 @@ struct EmbeddingKernels {
   /// d_rows += d_x summed over each distinct token's positions.  d_x [N, D] wide.
   void (*scatter)(const RowGradients& d_rows, In d_x);
   /// The same into a dense gradient d_table [V, D]: row tokens[r] += …; for a tied embedding.
-  void (*scatter_dense)(Out d_table, const RowGradients& groups, std::span<const std::int32_t> tokens, In d_x);
+  void (*scatter_dense)(Out d_table, const RowGradients& groups, std::span<const std::int32_t> tokens,
+                        In d_x);
 };
 
 struct LossKernels {
   /// For each row c of logits [C, V] wide: loss[c] = logsumexp(logits[c]) − logits[c, targets[c]], 0 where
-  /// targets[c] < 0. When d_logits is given (narrow or wide), d_logits[c] = weights[c]·(softmax − onehot), 0 where ignored.
-  /// d_logits may be the memory of logits when dtypes agree. loss [1, C] wide.
+  /// targets[c] < 0. When d_logits is given (narrow or wide), d_logits[c] = weights[c]·(softmax − onehot), 0
+  /// where ignored. d_logits may be the memory of logits when dtypes agree. loss [1, C] wide.
   void (*softmax_cross_entropy)(Out d_logits, Out loss, In logits, std::span<const std::int32_t> targets,
                                 std::span<const float> weights);
 };
@@ -95,12 +103,13 @@ struct LossKernels {
 /// One AdamW update. t is the 1-based step; decoupled decay w −= lr·decay·w before the Adam step.
 struct AdamW {
   float lr = 1e-3f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, decay = 0.0f;
-  std::int64_t step = 1;     ///< for the bias corrections
-  float grad_scale = 1.0f;   ///< multiplies the gradient (clipping)
+  std::int64_t step = 1;    ///< for the bias corrections
+  float grad_scale = 1.0f;  ///< multiplies the gradient (clipping)
 };
 
 struct OptimizerKernels {
-  /// Elementwise over [1, n] wide. `copy`, when given, receives the new weights in its dtype (bf16, nearest even).
+  /// Elementwise over [1, n] wide. `copy`, when given, receives the new weights in its dtype (bf16, nearest
+  /// even).
   void (*adamw)(Out w, Out m, Out v, In g, Out copy, const AdamW& a);
   /// Rows ids[r] of w, m, v [V, C] with gradient row g [R, C]; ids are distinct.
   void (*adamw_rows)(Out w, Out m, Out v, In g, std::span<const std::int32_t> ids, const AdamW& a);

@@ -8,13 +8,15 @@ namespace stem {
 namespace {
 
 constexpr std::string_view kVariantNames[] = {"dense", "stem", "stem_gate", "stem_additive"};
-constexpr std::int64_t kMaxExtent = std::int64_t{1} << 24;  // far above any model; keeps products inside int64
+constexpr std::int64_t kMaxExtent = std::int64_t{1}
+                                    << 24;  // far above any model; keeps products inside int64
 constexpr std::int64_t kMaxLayers = 4096;
 
 void check_range(std::string_view source, std::string_view field, std::int64_t value, std::int64_t low,
                  std::int64_t high) {
   if (value < low || value > high) {
-    fail(ErrorCode::kUsage, "{}: {}: expected a number in [{}, {}], found {}", source, field, low, high, value);
+    fail(ErrorCode::kUsage, "{}: {}: expected a number in [{}, {}], found {}", source, field, low, high,
+         value);
   }
 }
 
@@ -28,7 +30,8 @@ FfnVariant ffn_variant_from(std::string_view name) {
   for (std::size_t i = 0; i < std::size(kVariantNames); ++i) {
     if (kVariantNames[i] == name) return static_cast<FfnVariant>(i);
   }
-  fail(ErrorCode::kUsage, "ffn_variant: expected one of {}, found \"{}\"", fmt::join(kVariantNames, ", "), name);
+  fail(ErrorCode::kUsage, "ffn_variant: expected one of {}, found \"{}\"", fmt::join(kVariantNames, ", "),
+       name);
 }
 
 std::int64_t ModelConfig::stem_index(std::int64_t layer) const {
@@ -50,11 +53,13 @@ void ModelConfig::validate(std::string_view source) const {
   check_range(source, "intermediate_size", ffn, 1, kMaxExtent);
   check_range(source, "max_position_embeddings", max_positions, 1, kMaxExtent);
   if (heads % kv_heads != 0) {
-    fail(ErrorCode::kUsage, "{}: num_key_value_heads: expected a divisor of num_attention_heads = {}, found {}", source,
-         heads, kv_heads);
+    fail(ErrorCode::kUsage,
+         "{}: num_key_value_heads: expected a divisor of num_attention_heads = {}, found {}", source, heads,
+         kv_heads);
   }
   if (head_width % 2 != 0) {
-    fail(ErrorCode::kUsage, "{}: head_dim: expected an even number (rotary pairs), found {}", source, head_width);
+    fail(ErrorCode::kUsage, "{}: head_dim: expected an even number (rotary pairs), found {}", source,
+         head_width);
   }
   if (!(norm_eps > 0) || !(norm_eps < 1)) {
     fail(ErrorCode::kUsage, "{}: rms_norm_eps: expected a number in (0, 1), found {}", source, norm_eps);
@@ -65,31 +70,37 @@ void ModelConfig::validate(std::string_view source) const {
   std::set<std::int64_t> seen;
   for (const std::int64_t layer : stem_layers) {
     if (layer < 0 || layer >= layers) {
-      fail(ErrorCode::kUsage, "{}: stem_layers: expected layers below num_hidden_layers = {}, found {}", source, layers,
-           layer);
+      fail(ErrorCode::kUsage, "{}: stem_layers: expected layers below num_hidden_layers = {}, found {}",
+           source, layers, layer);
     }
     if (!seen.insert(layer).second) {
       fail(ErrorCode::kUsage, "{}: stem_layers: expected each layer once, found {} twice", source, layer);
     }
   }
   if (!std::is_sorted(stem_layers.begin(), stem_layers.end())) {
-    fail(ErrorCode::kUsage, "{}: stem_layers: expected ascending layers, found [{}]", source, fmt::join(stem_layers, ", "));
+    fail(ErrorCode::kUsage, "{}: stem_layers: expected ascending layers, found [{}]", source,
+         fmt::join(stem_layers, ", "));
   }
   if ((variant == FfnVariant::dense) != stem_layers.empty()) {
     fail(ErrorCode::kUsage, "{}: stem_layers: expected {} for ffn_variant {}, found [{}]", source,
-         variant == FfnVariant::dense ? "none" : "at least one", name_of(variant), fmt::join(stem_layers, ", "));
+         variant == FfnVariant::dense ? "none" : "at least one", name_of(variant),
+         fmt::join(stem_layers, ", "));
   }
 }
 
-std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers, std::string_view source) {
+std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers,
+                                           std::string_view source) {
   std::vector<std::int64_t> chosen;
   const auto every = [&](std::int64_t interval) {
     for (std::int64_t l = 1; l < layers; l += interval) chosen.push_back(l);
   };
   if (choice == "none") return chosen;
-  if (choice == "third") every(3);
-  else if (choice == "half") every(2);
-  else if (choice == "full") every(1);
+  if (choice == "third")
+    every(3);
+  else if (choice == "half")
+    every(2);
+  else if (choice == "full")
+    every(1);
   else {
     std::string_view rest = choice;
     while (!rest.empty()) {
@@ -99,7 +110,8 @@ std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t
       std::int64_t layer = 0;
       const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), layer);
       if (error != std::errc() || end != word.data() + word.size()) {
-        fail(ErrorCode::kUsage, "{}: stem_layers: expected third, half, full, none or a list such as \"1,4\", found \"{}\"",
+        fail(ErrorCode::kUsage,
+             "{}: stem_layers: expected third, half, full, none or a list such as \"1,4\", found \"{}\"",
              source, choice);
       }
       chosen.push_back(layer);
@@ -150,8 +162,8 @@ ModelConfig config_from_json(const Json& json, std::string_view source) {
   c.heads = extent("num_attention_heads");
   c.kv_heads = json.contains("num_key_value_heads") ? extent("num_key_value_heads") : c.heads;
   if (!json.contains("head_dim") && c.width % c.heads != 0) {
-    fail(ErrorCode::kMismatch, "{}: num_attention_heads: expected a divisor of hidden_size = {}, found {}", source, c.width,
-         c.heads);
+    fail(ErrorCode::kMismatch, "{}: num_attention_heads: expected a divisor of hidden_size = {}, found {}",
+         source, c.width, c.heads);
   }
   c.head_width = json.contains("head_dim") ? extent("head_dim") : c.width / c.heads;
   c.max_positions = extent("max_position_embeddings");
@@ -185,7 +197,8 @@ Accounting account(const ModelConfig& c) {
   a.active_parameters = a.dense_parameters + c.table_shape().record();
   a.flops_per_token = 2.0 * static_cast<double>(matrices + head);
   a.flops_per_token_with_lookup = a.flops_per_token + 2.0 * static_cast<double>(head);
-  a.saved_share_per_stem_layer = static_cast<double>(c.ffn) / static_cast<double>(4 * c.width + 2 * c.max_positions + 3 * c.ffn);
+  a.saved_share_per_stem_layer =
+      static_cast<double>(c.ffn) / static_cast<double>(4 * c.width + 2 * c.max_positions + 3 * c.ffn);
   return a;
 }
 

@@ -21,17 +21,17 @@ FfnVariant ffn_variant_from(std::string_view name);
 
 /// Shape letters of stem-spec: D width, F ffn, H heads, K kv_heads, A head width, V vocab, L layers.
 struct ModelConfig {
-  std::int64_t vocab = 0;          ///< V
-  std::int64_t width = 128;        ///< D
-  std::int64_t layers = 6;         ///< L
-  std::int64_t heads = 4;          ///< H
-  std::int64_t kv_heads = 4;       ///< K, divides H
-  std::int64_t head_width = 32;    ///< A, even
-  std::int64_t ffn = 512;          ///< F
+  std::int64_t vocab = 0;        ///< V
+  std::int64_t width = 128;      ///< D
+  std::int64_t layers = 6;       ///< L
+  std::int64_t heads = 4;        ///< H
+  std::int64_t kv_heads = 4;     ///< K, divides H
+  std::int64_t head_width = 32;  ///< A, even
+  std::int64_t ffn = 512;        ///< F
   std::int64_t max_positions = 256;
   double norm_eps = 1e-5;
   double rope_theta = 10000.0;
-  bool tied = true;                ///< output head is the token embedding
+  bool tied = true;  ///< output head is the token embedding
   FfnVariant variant = FfnVariant::stem;
   std::vector<std::int64_t> stem_layers;  ///< ascending, distinct, < L; empty only for a dense model
 
@@ -44,14 +44,16 @@ struct ModelConfig {
   std::int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_width; }
   TableShape table_shape() const { return {vocab, stem_layer_count(), ffn}; }
 
-  /// Throws kUsage, naming `source` and the field, when the shape is impossible: a zero or huge extent, heads that do not
-  /// divide D (when head_width is D/H), kv_heads that do not divide heads, an odd head width, a STEM layer >= L or listed twice.
+  /// Throws kUsage, naming `source` and the field, when the shape is impossible: a zero or huge extent, heads
+  /// that do not divide D (when head_width is D/H), kv_heads that do not divide heads, an odd head width, a
+  /// STEM layer >= L or listed twice.
   void validate(std::string_view source) const;
 };
 
-/// "third" (layers 1, 4, 7, …), "half" (1, 3, 5, …), "full" (all but layer 0), "none", or a list such as "1,4".
-/// Source: stem-spec §1. Throws kUsage naming `source` and the field for anything else.
-std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers, std::string_view source);
+/// "third" (layers 1, 4, 7, …), "half" (1, 3, 5, …), "full" (all but layer 0), "none", or a list such as
+/// "1,4". Source: stem-spec §1. Throws kUsage naming `source` and the field for anything else.
+std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers,
+                                           std::string_view source);
 
 /// config.json both ways. `torch_dtype` is the type of the dense weights ("float32" or "bfloat16").
 Json config_to_json(const ModelConfig& config, std::string_view torch_dtype);
@@ -60,13 +62,16 @@ ModelConfig config_from_json(const Json& json, std::string_view source);
 
 /// Parameters and FLOPs per token (stem-spec §4).
 struct Accounting {
-  std::int64_t dense_parameters = 0;   ///< everything but the table, embedding and head included (once when tied), no norms
-  std::int64_t table_parameters = 0;   ///< V·S·F
-  std::int64_t active_parameters = 0;  ///< dense parameters plus one record (what one token switches on)
-  std::int64_t deleted_parameters = 0; ///< projections that the variant leaves out, S·D·F
-  double flops_per_token = 0;          ///< forward, 2 per weight of every matrix product, without attention over the context
-  double flops_per_token_with_lookup = 0;  ///< the same, counting the embedding lookup as a product (as the paper prints)
-  double saved_share_per_stem_layer = 0;   ///< F / (4D + 2C + 3F), C = max_positions
+  std::int64_t dense_parameters =
+      0;  ///< everything but the table, embedding and head included (once when tied), no norms
+  std::int64_t table_parameters = 0;    ///< V·S·F
+  std::int64_t active_parameters = 0;   ///< dense parameters plus one record (what one token switches on)
+  std::int64_t deleted_parameters = 0;  ///< projections that the variant leaves out, S·D·F
+  double flops_per_token =
+      0;  ///< forward, 2 per weight of every matrix product, without attention over the context
+  double flops_per_token_with_lookup =
+      0;  ///< the same, counting the embedding lookup as a product (as the paper prints)
+  double saved_share_per_stem_layer = 0;  ///< F / (4D + 2C + 3F), C = max_positions
 };
 Accounting account(const ModelConfig& config);
 

@@ -18,9 +18,12 @@ struct GateUp {
 };
 GateUp halves(FfnVariant ffn, std::int64_t f, Out gate_up) {
   switch (ffn) {
-    case FfnVariant::stem: return {gate_up, {}};
-    case FfnVariant::stem_gate: return {{}, gate_up};
-    default: return {gate_up.slice_cols(0, f), gate_up.slice_cols(f, f)};
+    case FfnVariant::stem:
+      return {gate_up, {}};
+    case FfnVariant::stem_gate:
+      return {{}, gate_up};
+    default:
+      return {gate_up.slice_cols(0, f), gate_up.slice_cols(f, f)};
   }
 }
 
@@ -32,7 +35,8 @@ Qkv split(const ModelConfig& c, Out qkv) {
   return {qkv.slice_cols(0, q), qkv.slice_cols(q, kv), qkv.slice_cols(q + kv, kv)};
 }
 
-void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, const Tensor& keys, const Tensor& values) {
+void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, const Tensor& keys,
+                     const Tensor& values) {
   for (const Segment& s : batch.segments) {
     const std::int64_t first = s.k_row + s.k_len - s.q_len;
     require(first >= s.k_row && first + s.q_len <= keys.view.rows, "KV cache overflow");
@@ -42,12 +46,13 @@ void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, co
 }
 
 // x += W_o · attention(RMSNorm(x))
-void attention_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch, Out x,
-                             LayerSaved& s, KvCache* cache) {
+void attention_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
+                             Out x, LayerSaved& s, KvCache* cache) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
   if (s.x_in.data != x.data) convert(ctx, s.x_in, x);
-  rms_norm_forward(ctx, s.normed_attention, s.inv_rms_attention, x, model.weights.layers[l].attention_norm, c.norm_eps);
+  rms_norm_forward(ctx, s.normed_attention, s.inv_rms_attention, x, model.weights.layers[l].attention_norm,
+                   c.norm_eps);
   linear_forward(ctx, s.qkv, s.normed_attention, Weight{w.qkv});
   const Qkv now = split(c, s.qkv);
   rope_forward(ctx, now.q, c.heads, model.cos_sin, batch.positions);
@@ -63,19 +68,23 @@ void attention_layer_forward(const Context& ctx, const Model& model, std::size_t
 }
 
 // h = the gated product of the layer's variant
-void gated_product(const Context& ctx, FfnVariant ffn, const GateUp& in, const RowPlan& rows, std::int64_t stem_index,
-                   Out h) {
+void gated_product(const Context& ctx, FfnVariant ffn, const GateUp& in, const RowPlan& rows,
+                   std::int64_t stem_index, Out h) {
   switch (ffn) {
-    case FfnVariant::dense: return swiglu_forward(ctx, h, in.gate, in.up);
-    case FfnVariant::stem: return stem_forward(ctx, h, in.gate, rows.acquire(stem_index));
-    case FfnVariant::stem_gate: return stem_gate_forward(ctx, h, in.up, rows.acquire(stem_index));
+    case FfnVariant::dense:
+      return swiglu_forward(ctx, h, in.gate, in.up);
+    case FfnVariant::stem:
+      return stem_forward(ctx, h, in.gate, rows.acquire(stem_index));
+    case FfnVariant::stem_gate:
+      return stem_gate_forward(ctx, h, in.up, rows.acquire(stem_index));
     case FfnVariant::stem_additive:
       return stem_additive_forward(ctx, h, in.gate, in.up, rows.acquire(stem_index));
   }
 }
 
 // x += W_d · h,  h = SiLU(W_g x̂) ⊙ U_l[t] in a STEM layer
-void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x, LayerSaved& s) {
+void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x,
+                       LayerSaved& s) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
   const auto layer = static_cast<std::int64_t>(l);
@@ -114,22 +123,28 @@ void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, c
   const RowGradients d_rows =
       stem_index < 0 ? RowGradients{} : groups.gradients(g.rows, stem_index * c.ffn, c.ffn);
   switch (ffn) {
-    case FfnVariant::dense: swiglu_backward(ctx, d_in.gate, d_in.up, d_hidden, in.gate, in.up); break;
-    case FfnVariant::stem: stem_backward(ctx, d_in.gate, d_rows, d_hidden, in.gate, rows.acquire(stem_index)); break;
+    case FfnVariant::dense:
+      swiglu_backward(ctx, d_in.gate, d_in.up, d_hidden, in.gate, in.up);
+      break;
+    case FfnVariant::stem:
+      stem_backward(ctx, d_in.gate, d_rows, d_hidden, in.gate, rows.acquire(stem_index));
+      break;
     case FfnVariant::stem_gate:
       stem_gate_backward(ctx, d_in.up, d_rows, d_hidden, in.up, rows.acquire(stem_index));
       break;
     case FfnVariant::stem_additive:
-      stem_additive_backward(ctx, d_in.gate, d_in.up, d_rows, d_hidden, in.gate, in.up, rows.acquire(stem_index));
+      stem_additive_backward(ctx, d_in.gate, d_in.up, d_rows, d_hidden, in.gate, in.up,
+                             rows.acquire(stem_index));
       break;
   }
   const Out d_normed = ctx.workspace->matrix(narrow, n, c.width);
   linear_backward(ctx, d_normed, d_w.gate_up, d_gate_up, s.normed_ffn, Weight{w.gate_up});
-  rms_norm_backward(ctx, d_x, d_w.ffn_norm, d_normed, s.x_mid, model.weights.layers[l].ffn_norm, s.inv_rms_ffn);
+  rms_norm_backward(ctx, d_x, d_w.ffn_norm, d_normed, s.x_mid, model.weights.layers[l].ffn_norm,
+                    s.inv_rms_ffn);
 }
 
-void attention_layer_backward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch, Out d_x,
-                              const LayerSaved& s, Gradients& g) {
+void attention_layer_backward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
+                              Out d_x, const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
   const LayerTensors& d_w = g.dense.layers[l];
@@ -147,8 +162,8 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
 
   const Out d_qkv = ctx.workspace->matrix(narrow, n, c.qkv_width());
   const Qkv in = split(c, s.qkv), d_in = split(c, d_qkv);
-  attention_backward(ctx, d_in.q, d_in.k, d_in.v, d_attended, in.q, in.k, in.v, s.attended, s.lse, c.attention_heads(),
-                     batch.segments);
+  attention_backward(ctx, d_in.q, d_in.k, d_in.v, d_attended, in.q, in.k, in.v, s.attended, s.lse,
+                     c.attention_heads(), batch.segments);
   rope_backward(ctx, d_in.q, c.heads, model.cos_sin, batch.positions);
   rope_backward(ctx, d_in.k, c.kv_heads, model.cos_sin, batch.positions);
 
@@ -158,7 +173,8 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
                     s.inv_rms_attention);
 }
 
-LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n, std::int64_t gate_up_width) {
+LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n,
+                          std::int64_t gate_up_width) {
   const ModelConfig& c = model.config;
   const DType wide = model.precision.wide;
   const DType narrow = ctx.inference ? wide : model.precision.narrow;
@@ -206,17 +222,19 @@ Activations allocate_activations(const Context& ctx, const Model& model, std::in
   Activations a;
   a.x = ctx.workspace->matrix(model.precision.wide, n, c.width);
   a.inv_rms_final = ctx.workspace->matrix(model.precision.wide, 1, n);
-  a.normed_final = ctx.workspace->matrix(ctx.inference ? model.precision.wide : model.precision.narrow, n, c.width);
+  a.normed_final =
+      ctx.workspace->matrix(ctx.inference ? model.precision.wide : model.precision.narrow, n, c.width);
   if (ctx.inference) {
     a.layers.assign(static_cast<std::size_t>(c.layers), allocate_layer(ctx, model, n, 2 * c.ffn));
   } else {
-    for (const LayerTensors& w : model.weights.layers) a.layers.push_back(allocate_layer(ctx, model, n, w.gate_up.rows));
+    for (const LayerTensors& w : model.weights.layers)
+      a.layers.push_back(allocate_layer(ctx, model, n, w.gate_up.rows));
   }
   return a;
 }
 
-void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows, Activations& a,
-                    KvCache* cache) {
+void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
+                    Activations& a, KvCache* cache) {
   rows.prefetch();
   embed(ctx, model, batch, a.x);
   for (std::size_t l = 0; l < a.layers.size(); ++l) {
@@ -225,30 +243,35 @@ void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& ba
     attention_layer_forward(ctx, model, l, batch, a.x, s, cache);
     ffn_layer_forward(ctx, model, l, rows, a.x, s);
   }
-  rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm, model.config.norm_eps);
+  rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm,
+                   model.config.norm_eps);
 }
 
-void forward_logits(const Context& ctx, const Model& model, const Activations& a, std::span<const std::int64_t> at, Out logits) {
+void forward_logits(const Context& ctx, const Model& model, const Activations& a,
+                    std::span<const std::int64_t> at, Out logits) {
   Workspace::Scope scope(*ctx.workspace);
   const Out picked =
       ctx.workspace->matrix(a.normed_final.dtype, static_cast<std::int64_t>(at.size()), a.normed_final.cols);
   for (std::size_t i = 0; i < at.size(); ++i) {
-    std::memcpy(picked.slice_rows(static_cast<std::int64_t>(i), 1).data, a.normed_final.slice_rows(at[i], 1).data,
+    std::memcpy(picked.slice_rows(static_cast<std::int64_t>(i), 1).data,
+                a.normed_final.slice_rows(at[i], 1).data,
                 static_cast<std::size_t>(picked.cols * size_of(picked.dtype)));
   }
   linear_forward(ctx, logits, picked, Weight{model.gemm_weights().head});
 }
 
-void forward_loss(const Context& ctx, const Model& model, const Activations& a, std::span<const std::int32_t> targets,
-                  Out loss) {
+void forward_loss(const Context& ctx, const Model& model, const Activations& a,
+                  std::span<const std::int32_t> targets, Out loss) {
   lm_head_loss_forward(ctx, loss, a.normed_final, Weight{model.gemm_weights().head}, targets);
 }
 
 void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups, Gradients& g) {
   const ModelConfig& c = model.config;
   const DType wide = model.precision.wide;
-  if (!g.dense.flat) g.dense = DenseTensors(c, wide);
-  else g.dense.buffer.clear();
+  if (!g.dense.flat)
+    g.dense = DenseTensors(c, wide);
+  else
+    g.dense.buffer.clear();
   const auto zeroed = [&](std::int64_t cols) {
     const Out m = ctx.workspace->matrix(wide, groups.distinct(), cols);
     std::memset(m.data, 0, static_cast<std::size_t>(m.size() * size_of(wide)));
@@ -267,8 +290,8 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
   const std::int64_t n = batch.size();
 
   const Out d_normed = ctx.workspace->matrix(model.precision.narrow, n, c.width);
-  lm_head_loss_forward_backward(ctx, loss, d_normed, g.dense.head, a.normed_final, Weight{model.gemm_weights().head},
-                                targets, weights);
+  lm_head_loss_forward_backward(ctx, loss, d_normed, g.dense.head, a.normed_final,
+                                Weight{model.gemm_weights().head}, targets, weights);
   const Out d_x = ctx.workspace->matrix(model.precision.wide, n, c.width);  // the residual gradient
   std::memset(d_x.data, 0, static_cast<std::size_t>(d_x.size() * size_of(d_x.dtype)));
   rms_norm_backward(ctx, d_x, g.dense.final_norm, d_normed, a.x, model.weights.final_norm, a.inv_rms_final);
@@ -277,8 +300,10 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
     ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g);
     attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
   }
-  if (c.tied) embedding_backward_dense(ctx, g.dense.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x);
-  else embedding_backward(ctx, groups.gradients(g.embedding, 0, c.width), d_x);
+  if (c.tied)
+    embedding_backward_dense(ctx, g.dense.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x);
+  else
+    embedding_backward(ctx, groups.gradients(g.embedding, 0, c.width), d_x);
 }
 
 }  // namespace stem

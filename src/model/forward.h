@@ -1,6 +1,6 @@
-// The one forward pass, and its backward. Training, evaluation and generation call these same functions; what differs is
-// whether activations are kept for every layer (training) or one layer's memory is used again (inference), and whether keys
-// and values come from the batch or from a cache.
+// The one forward pass, and its backward. Training, evaluation and generation call these same functions; what
+// differs is whether activations are kept for every layer (training) or one layer's memory is used again
+// (inference), and whether keys and values come from the batch or from a cache.
 #pragma once
 
 #include <span>
@@ -15,25 +15,25 @@ namespace stem {
 
 /// What the backward of one layer reads. N tokens of the batch; Fi = F, or 2F when the layer has gate and up.
 struct LayerSaved {
-  Out x_in;              // [N, D] wide     residual stream before the layer
-  Out inv_rms_attention; // [1, N] wide
-  Out normed_attention;  // [N, D] narrow
-  Out qkv;               // [N, (H+2K)·A] narrow, q and k rotated
-  Out attended;          // [N, H·A] narrow
-  Out lse;               // [N, H] wide     null in inference
-  Out x_mid;             // [N, D] wide     residual stream between attention and FFN
-  Out inv_rms_ffn;       // [1, N] wide
-  Out normed_ffn;        // [N, D] narrow
-  Out gate_up;           // [N, Fi] narrow  before the gated product
-  Out hidden;            // [N, F] narrow   after it
+  Out x_in;               // [N, D] wide     residual stream before the layer
+  Out inv_rms_attention;  // [1, N] wide
+  Out normed_attention;   // [N, D] narrow
+  Out qkv;                // [N, (H+2K)·A] narrow, q and k rotated
+  Out attended;           // [N, H·A] narrow
+  Out lse;                // [N, H] wide     null in inference
+  Out x_mid;              // [N, D] wide     residual stream between attention and FFN
+  Out inv_rms_ffn;        // [1, N] wide
+  Out normed_ffn;         // [N, D] narrow
+  Out gate_up;            // [N, Fi] narrow  before the gated product
+  Out hidden;             // [N, F] narrow   after it
 };
 
 /// Activations of a whole pass, in the context's workspace.
 struct Activations {
   std::vector<LayerSaved> layers;  // [L]; in inference every entry is the same memory
-  Out x;                           // [N, D] wide  residual stream; after forward_hidden: the last layer's output
-  Out inv_rms_final;               // [1, N] wide
-  Out normed_final;                // [N, D] narrow, what the head reads
+  Out x;              // [N, D] wide  residual stream; after forward_hidden: the last layer's output
+  Out inv_rms_final;  // [1, N] wide
+  Out normed_final;   // [N, D] narrow, what the head reads
 };
 
 /// Keys and values of earlier tokens, one matrix a layer: [capacity, K·A]. Segments address its rows.
@@ -45,21 +45,22 @@ struct KvCache {
   std::int64_t capacity() const { return keys.empty() ? 0 : keys.front().view.rows; }
 };
 
-/// Takes the memory of a pass over `n` tokens from ctx.workspace. Activations are narrow in training and wide in
-/// inference (ctx.inference), where one layer's memory serves all.
+/// Takes the memory of a pass over `n` tokens from ctx.workspace. Activations are narrow in training and wide
+/// in inference (ctx.inference), where one layer's memory serves all.
 Activations allocate_activations(const Context& ctx, const Model& model, std::int64_t n);
 
-/// Runs all layers; a.normed_final [N, D] is the result. With a cache, new keys and values are written to rows
-/// [k_row + k_len − q_len, k_row + k_len) of each segment and the attention reads the cache.
-void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows, Activations& a,
-                    KvCache* cache = nullptr);
+/// Runs all layers; a.normed_final [N, D] is the result. With a cache, new keys and values are written to
+/// rows [k_row + k_len − q_len, k_row + k_len) of each segment and the attention reads the cache.
+void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
+                    Activations& a, KvCache* cache = nullptr);
 
 /// Logits [M, V] wide of the given rows of a.normed_final.
-void forward_logits(const Context& ctx, const Model& model, const Activations& a, std::span<const std::int64_t> at, Out logits);
+void forward_logits(const Context& ctx, const Model& model, const Activations& a,
+                    std::span<const std::int64_t> at, Out logits);
 
 /// Per-token loss [1, N] wide without gradients. Targets < 0 are ignored.
-void forward_loss(const Context& ctx, const Model& model, const Activations& a, std::span<const std::int32_t> targets,
-                  Out loss);
+void forward_loss(const Context& ctx, const Model& model, const Activations& a,
+                  std::span<const std::int32_t> targets, Out loss);
 
 /// Gradients of Σ weights[n]·loss[n].
 struct Gradients {
@@ -69,7 +70,8 @@ struct Gradients {
 };
 
 /// Zeroes gradients.dense and takes zeroed row gradients for `groups` from ctx.workspace.
-void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups, Gradients& gradients);
+void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups,
+                       Gradients& gradients);
 
 /// Loss per token [1, N] and all gradients, after forward_hidden on the same batch in training mode.
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,

@@ -13,8 +13,10 @@ constexpr std::uint64_t kTableStream = 1u << 20;  // far from the dense tensors'
 constexpr std::uint64_t kEmbeddingStream = kTableStream + 1;
 
 void store(Out view, std::int64_t row, std::int64_t col, double value) {
-  if (view.dtype == DType::f64) view.row<double>(row)[col] = value;
-  else view.row<float>(row)[col] = static_cast<float>(value);
+  if (view.dtype == DType::f64)
+    view.row<double>(row)[col] = value;
+  else
+    view.row<float>(row)[col] = static_cast<float>(value);
 }
 
 void fill_normal(Out view, double sigma, bool truncated, const Rng& rng) {
@@ -23,7 +25,8 @@ void fill_normal(Out view, double sigma, bool truncated, const Rng& rng) {
     for (std::int64_t c = 0; c < view.cols; ++c) {
       auto counter = static_cast<std::uint64_t>(r * view.cols + c);
       double z = rng.normal_at(counter);
-      while (truncated && std::abs(z) > 3.0) z = rng.normal_at(counter += total);  // redraw, 0.3 % of the values
+      while (truncated && std::abs(z) > 3.0)
+        z = rng.normal_at(counter += total);  // redraw, 0.3 % of the values
       store(view, r, c, sigma * z);
     }
   }

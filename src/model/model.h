@@ -10,7 +10,8 @@
 
 namespace stem {
 
-/// Element types of one run. Training on a CPU with AMX: {f32, bf16}; elsewhere {f32, f32}; the oracle: {f64, f64}.
+/// Element types of one run. Training on a CPU with AMX: {f32, bf16}; elsewhere {f32, f32}; the oracle: {f64,
+/// f64}.
 struct Precision {
   DType wide = DType::f32;    ///< residual stream, norms, softmax, loss, master weights, gradients
   DType narrow = DType::f32;  ///< GEMM inputs and saved activations
@@ -19,14 +20,15 @@ struct Precision {
 struct Model {
   ModelConfig config;
   Precision precision;
-  DenseTensors weights;   ///< wide masters
-  DenseTensors compute;   ///< narrow copy that GEMMs read; empty when narrow == wide
-  Tensor embedding;       ///< [V, D] wide, only when untied
-  Table table;            ///< [V][S][F]; may be absent
-  Tensor cos_sin;         ///< [max_positions, A] wide, rotary table
+  DenseTensors weights;  ///< wide masters
+  DenseTensors compute;  ///< narrow copy that GEMMs read; empty when narrow == wide
+  Tensor embedding;      ///< [V, D] wide, only when untied
+  Table table;           ///< [V][S][F]; may be absent
+  Tensor cos_sin;        ///< [max_positions, A] wide, rotary table
 
   Model() = default;
-  /// Allocates everything, zeroed (norms one). `with_table` false leaves the table absent, to be mapped later.
+  /// Allocates everything, zeroed (norms one). `with_table` false leaves the table absent, to be mapped
+  /// later.
   Model(const ModelConfig& config, Precision precision, bool with_table = true);
 
   /// The tensors that GEMMs read: `compute`, or `weights` when there is no narrow copy.
@@ -37,9 +39,10 @@ struct Model {
   void refresh_compute(const Context& ctx);
 };
 
-/// Draws all weights (stem-spec §1): matrices that read the residual stream truncated normal σ = D^-½, matrices that write
-/// to it σ = fan_in^-½/√(2L), cut at 3σ; norms one; embedding and head σ = D^-½; table Xavier normal σ = √(2/(V+F)).
-/// A stem_additive table starts at zero. Every tensor has its own random stream: the same for any thread count.
+/// Draws all weights (stem-spec §1): matrices that read the residual stream truncated normal σ = D^-½,
+/// matrices that write to it σ = fan_in^-½/√(2L), cut at 3σ; norms one; embedding and head σ = D^-½; table
+/// Xavier normal σ = √(2/(V+F)). A stem_additive table starts at zero. Every tensor has its own random
+/// stream: the same for any thread count.
 void init_weights(Model& model, std::uint64_t seed);
 /// Fills records [V, S, F] with the initial table of this seed (the control of inspections).
 void init_table(Out records, const ModelConfig& config, std::uint64_t seed);

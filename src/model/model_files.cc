@@ -31,29 +31,34 @@ void write_converted(SafetensorsWriter& writer, const std::string& name, const I
   }
 }
 
-void read_into(const Safetensors& file, const std::string& name, const std::vector<std::int64_t>& shape, Out into) {
+void read_into(const Safetensors& file, const std::string& name, const std::vector<std::int64_t>& shape,
+               Out into) {
   const TensorInfo& info = file.info(name);
   if (info.shape != shape || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {
-    fail(ErrorCode::kMismatch, "{}: {}: expected F32 or BF16 [{}] (from config.json), found {}", file.path(), name,
-         fmt::join(shape, ", "), info.described());
+    fail(ErrorCode::kMismatch, "{}: {}: expected F32 or BF16 [{}] (from config.json), found {}", file.path(),
+         name, fmt::join(shape, ", "), info.described());
   }
   const auto copy = [&]<class To>(To* to) {
     const std::int64_t n = into.size();
     const void* data = file.data(info);
     for (std::int64_t i = 0; i < n; ++i) {
-      to[i] = info.dtype == DType::f32 ? static_cast<To>(static_cast<const float*>(data)[i])
-                                       : static_cast<To>(static_cast<float>(static_cast<const bf16*>(data)[i]));
+      to[i] = info.dtype == DType::f32
+                  ? static_cast<To>(static_cast<const float*>(data)[i])
+                  : static_cast<To>(static_cast<float>(static_cast<const bf16*>(data)[i]));
     }
   };
-  if (into.dtype == DType::f64) copy(into.row<double>(0));
-  else copy(into.row<float>(0));
+  if (into.dtype == DType::f64)
+    copy(into.row<double>(0));
+  else
+    copy(into.row<float>(0));
 }
 
 }  // namespace
 
 void write_model_files(const std::filesystem::path& dir, const Model& model, DType dtype) {
   const ModelConfig& c = model.config;
-  write_file_atomic(dir / kConfigFile, dump_json(config_to_json(c, dtype == DType::f32 ? "float32" : "bfloat16")));
+  write_file_atomic(dir / kConfigFile,
+                    dump_json(config_to_json(c, dtype == DType::f32 ? "float32" : "bfloat16")));
 
   std::vector<TensorSpec> specs;
   if (!c.tied) specs.push_back({kEmbedding, dtype, {c.vocab, c.width}});
@@ -69,27 +74,30 @@ void write_model_files(const std::filesystem::path& dir, const Model& model, DTy
 
   if (!model.table.present()) return;
   const TableShape shape = model.table.shape();
-  SafetensorsWriter table(dir / kTableFile, {{"stem.table", dtype, {shape.vocab, shape.layers, shape.width}}}, {},
-                          kTableAlignment);
+  SafetensorsWriter table(dir / kTableFile, {{"stem.table", dtype, {shape.vocab, shape.layers, shape.width}}},
+                          {}, kTableAlignment);
   write_converted(table, "stem.table", model.table.records(), dtype);
   table.close();
 }
 
 Model read_model_files(const std::filesystem::path& dir, const ReadOptions& options) {
   const std::string config_path = (dir / kConfigFile).string();
-  const ModelConfig c = config_from_json(parse_json(read_file(config_path, kMaxConfigBytes), config_path), config_path);
+  const ModelConfig c =
+      config_from_json(parse_json(read_file(config_path, kMaxConfigBytes), config_path), config_path);
   const Safetensors weights = Safetensors::open(dir / kWeightsFile);
 
-  // Shapes are checked before the memory for them is taken: a config that asks for terabytes fails on the file's own shapes.
+  // Shapes are checked before the memory for them is taken: a config that asks for terabytes fails on the
+  // file's own shapes.
   const TensorInfo& head = weights.info(c.tied ? kEmbedding : "lm_head.weight");
   if (head.shape != std::vector<std::int64_t>{c.vocab, c.width}) {
-    fail(ErrorCode::kMismatch, "{}: {}: expected [{}, {}] (vocab_size, hidden_size of config.json), found {}", weights.path(),
-         head.name, c.vocab, c.width, head.described());
+    fail(ErrorCode::kMismatch, "{}: {}: expected [{}, {}] (vocab_size, hidden_size of config.json), found {}",
+         weights.path(), head.name, c.vocab, c.width, head.described());
   }
   for (std::int64_t l = 0; l < c.layers; ++l) {
     const TensorInfo& down = weights.info("model.layers." + std::to_string(l) + ".mlp.down_proj.weight");
     if (down.shape != std::vector<std::int64_t>{c.width, c.ffn}) {
-      fail(ErrorCode::kMismatch, "{}: {}: expected [{}, {}] (hidden_size, intermediate_size of config.json), found {}",
+      fail(ErrorCode::kMismatch,
+           "{}: {}: expected [{}, {}] (hidden_size, intermediate_size of config.json), found {}",
            weights.path(), down.name, c.width, c.ffn, down.described());
     }
   }
@@ -100,16 +108,19 @@ Model read_model_files(const std::filesystem::path& dir, const ReadOptions& opti
     read_into(weights, name, shape, view);
   };
   if (!c.tied) read(kEmbedding, model.embedding.view, {c.vocab, c.width});
-  for_each_tensor(c, model.weights,
-                  [&](const std::string& name, Out view, TensorKind kind) { read(name, view, stored_shape(view, kind)); });
+  for_each_tensor(c, model.weights, [&](const std::string& name, Out view, TensorKind kind) {
+    read(name, view, stored_shape(view, kind));
+  });
   for (const std::string& name : weights.names()) {
     if (!known.contains(name)) {
-      fail(ErrorCode::kMismatch, "{}: {}: a tensor that config.json (ffn_variant {}, stem_layers [{}]) has no place for",
+      fail(ErrorCode::kMismatch,
+           "{}: {}: a tensor that config.json (ffn_variant {}, stem_layers [{}]) has no place for",
            weights.path(), name, name_of(c.variant), fmt::join(c.stem_layers, ", "));
     }
   }
   if (c.stem_layer_count() == 0) return model;
-  if (c.variant == FfnVariant::stem_additive && !std::filesystem::exists(dir / kTableFile)) return model;  // zero rows
+  if (c.variant == FfnVariant::stem_additive && !std::filesystem::exists(dir / kTableFile))
+    return model;  // zero rows
   const Safetensors file = Safetensors::open(dir / kTableFile);
   const Table mapped = Table::mapped(file, c.table_shape());
   if (!options.table_in_memory) {

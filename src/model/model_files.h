@@ -12,18 +12,18 @@ inline constexpr const char* kConfigFile = "config.json";
 inline constexpr const char* kWeightsFile = "model.safetensors";
 inline constexpr const char* kTableFile = "stem_table.safetensors";
 
-/// Writes the three files into `dir` (which exists); values are stored as `dtype`, f32 or bf16. The table's data starts on a
-/// 4,096-byte boundary. An absent table writes no file.
+/// Writes the three files into `dir` (which exists); values are stored as `dtype`, f32 or bf16. The table's
+/// data starts on a 4,096-byte boundary. An absent table writes no file.
 void write_model_files(const std::filesystem::path& dir, const Model& model, DType dtype = DType::f32);
 
 /// How to bring a model into memory.
 struct ReadOptions {
-  Precision precision = {};     ///< types of the run
-  bool table_in_memory = false; ///< copy the table (training, baking); else map the file
+  Precision precision = {};      ///< types of the run
+  bool table_in_memory = false;  ///< copy the table (training, baking); else map the file
 };
 
-/// Reads them back. Throws Error naming file, tensor, expected and found for anything missing, extra or of another shape.
-/// The caller refreshes model.compute when precision.narrow differs.
+/// Reads them back. Throws Error naming file, tensor, expected and found for anything missing, extra or of
+/// another shape. The caller refreshes model.compute when precision.narrow differs.
 Model read_model_files(const std::filesystem::path& dir, const ReadOptions& options);
 
 /// Byte offset of token `t`'s record in the table file, and its size in bytes.

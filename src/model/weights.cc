@@ -2,7 +2,8 @@
 
 namespace stem {
 namespace {
-constexpr std::int64_t kAlignElements = 32;  // 64 bytes of bf16: every tensor starts on a cache line in every dtype
+constexpr std::int64_t kAlignElements =
+    32;  // 64 bytes of bf16: every tensor starts on a cache line in every dtype
 }
 
 DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {

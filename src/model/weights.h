@@ -29,8 +29,8 @@ struct LayerTensors {
   Out down;            // [D, F]
 };
 
-/// All dense tensors of one model in one flat buffer: weights, their gradients, Adam's moments and the narrow copy all have
-/// this layout, so that an optimizer step is one pass over `flat`.
+/// All dense tensors of one model in one flat buffer: weights, their gradients, Adam's moments and the narrow
+/// copy all have this layout, so that an optimizer step is one pass over `flat`.
 struct DenseTensors {
   DenseTensors() = default;
   DenseTensors(const ModelConfig& config, DType dtype);  ///< zeroed
@@ -62,7 +62,8 @@ void for_each_tensor(const ModelConfig& config, const DenseTensors& tensors, Vis
     visit(prefix + "mlp.down_proj.weight", t.down, TensorKind::matrix_out);
   }
   visit(std::string("model.norm.weight"), tensors.final_norm, TensorKind::norm);
-  visit(std::string(config.tied ? "model.embed_tokens.weight" : "lm_head.weight"), tensors.head, TensorKind::embedding);
+  visit(std::string(config.tied ? "model.embed_tokens.weight" : "lm_head.weight"), tensors.head,
+        TensorKind::embedding);
 }
 
 }  // namespace stem

@@ -11,9 +11,11 @@ namespace stem {
 void rope_table(Out cos_sin, double theta);
 
 /// Rotates every head of x [N, heads·A] in place. positions[n] < cos_sin.rows.
-void rope_forward(const Context&, Out x, std::int64_t heads, In cos_sin, std::span<const std::int32_t> positions);
+void rope_forward(const Context&, Out x, std::int64_t heads, In cos_sin,
+                  std::span<const std::int32_t> positions);
 /// The inverse rotation, in place on d_x.
-void rope_backward(const Context&, Out d_x, std::int64_t heads, In cos_sin, std::span<const std::int32_t> positions);
+void rope_backward(const Context&, Out d_x, std::int64_t heads, In cos_sin,
+                   std::span<const std::int32_t> positions);
 
 /// y [N, H·A] = softmax(q kᵀ/√A) v within each segment, causal. q [N, H·A], k, v [M, K·A], narrow.
 /// lse [N, H] wide is kept for the backward (null: not kept). With ctx.inference, lse must be null and the
@@ -22,7 +24,7 @@ void attention_forward(const Context&, Out y, Out lse, In q, In k, In v, Heads h
                        std::span<const Segment> segments);
 
 /// d_q [N, H·A], d_k, d_v [M, K·A] overwrite. Segments must have k_len = q_len and k_row = q_row.
-void attention_backward(const Context&, Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In y, In lse, Heads heads,
-                        std::span<const Segment> segments);
+void attention_backward(const Context&, Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In y, In lse,
+                        Heads heads, std::span<const Segment> segments);
 
 }  // namespace stem

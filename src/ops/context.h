@@ -6,16 +6,16 @@
 
 namespace stem {
 
-/// Kernels of the backend and scratch memory. `inference` picks the batch-invariant kernels (architecture: an output
-/// element has one summation order however many rows are computed with it).
+/// Kernels of the backend and scratch memory. `inference` picks the batch-invariant kernels (architecture: an
+/// output element has one summation order however many rows are computed with it).
 struct Context {
   const Kernels* kernels = nullptr;
   Workspace* workspace = nullptr;
   bool inference = false;
 };
 
-/// An opaque handle to a linear layer's weight [out, in]. Today plain values in the GEMM's type; packing and scales
-/// (int8, 4-bit) will be added here, so that a quantised model is the same model.
+/// An opaque handle to a linear layer's weight [out, in]. Today plain values in the GEMM's type; packing and
+/// scales (int8, 4-bit) will be added here, so that a quantised model is the same model.
 struct Weight {
   In values;
 

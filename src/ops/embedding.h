@@ -14,7 +14,8 @@ void embedding_forward(const Context&, Out x, const RowPointers& rows);
 /// Row-sparse (untied embedding): d_rows[t] += Σ over positions of t of d_x.
 void embedding_backward(const Context&, const RowGradients& d_rows, In d_x);
 
-/// Dense (tied embedding): d_table[tokens[r]] += the sum of group r. d_table [V, D] wide; groups.grads is not used.
+/// Dense (tied embedding): d_table[tokens[r]] += the sum of group r. d_table [V, D] wide; groups.grads is not
+/// used.
 void embedding_backward_dense(const Context&, Out d_table, const RowGradients& groups,
                               std::span<const std::int32_t> tokens, In d_x);
 

@@ -14,15 +14,17 @@ void swiglu_backward(const Context&, Out d_gate, Out d_up, In d_h, In gate, In u
 /// stem: h = SiLU(gate) ⊙ row(token). A null row is zero.
 void stem_forward(const Context&, Out h, In gate, const RowPointers& rows);
 /// d_gate overwrites; d_rows[t] += Σ over positions of t of d_h ⊙ s, in f32, ascending order of position.
-void stem_backward(const Context&, Out d_gate, const RowGradients& d_rows, In d_h, In gate, const RowPointers& rows);
+void stem_backward(const Context&, Out d_gate, const RowGradients& d_rows, In d_h, In gate,
+                   const RowPointers& rows);
 
 /// stem_gate: h = SiLU(row(token)) ⊙ up.
 void stem_gate_forward(const Context&, Out h, In up, const RowPointers& rows);
-void stem_gate_backward(const Context&, Out d_up, const RowGradients& d_rows, In d_h, In up, const RowPointers& rows);
+void stem_gate_backward(const Context&, Out d_up, const RowGradients& d_rows, In d_h, In up,
+                        const RowPointers& rows);
 
 /// stem_additive: h = SiLU(gate) ⊙ (up + row(token)).
 void stem_additive_forward(const Context&, Out h, In gate, In up, const RowPointers& rows);
-void stem_additive_backward(const Context&, Out d_gate, Out d_up, const RowGradients& d_rows, In d_h, In gate, In up,
-                            const RowPointers& rows);
+void stem_additive_backward(const Context&, Out d_gate, Out d_up, const RowGradients& d_rows, In d_h, In gate,
+                            In up, const RowPointers& rows);
 
 }  // namespace stem

@@ -9,8 +9,8 @@ namespace stem {
 /// x has the weight's dtype, except with ctx.inference, where x may be wide. y narrow or wide.
 void linear_forward(const Context&, Out y, In x, const Weight& w, bool accumulate = false);
 
-/// d_x [N, in] = d_y · w (overwrites; skipped when null), d_w [out, in] += d_yᵀ · x (wide; skipped when null).
-/// d_y [N, out] and x have the weight's dtype.
+/// d_x [N, in] = d_y · w (overwrites; skipped when null), d_w [out, in] += d_yᵀ · x (wide; skipped when
+/// null). d_y [N, out] and x have the weight's dtype.
 void linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, const Weight& w);
 
 /// dst = src in dst's dtype (f32 to bf16 rounds to nearest even).

@@ -14,10 +14,11 @@ std::int64_t lm_head_chunk_rows(std::int64_t vocab, DType logits);
 /// loss [1, N] wide: −log p(targets[n]) under softmax(x · headᵀ), 0 where targets[n] < 0.
 /// x [N, D] narrow, head [V, D] narrow. Scratch is one chunk of logits; with ctx.inference they
 /// come from the batch-invariant kernel.
-void lm_head_loss_forward(const Context&, Out loss, In x, const Weight& head, std::span<const std::int32_t> targets);
+void lm_head_loss_forward(const Context&, Out loss, In x, const Weight& head,
+                          std::span<const std::int32_t> targets);
 
-/// The same loss and, in the same pass over the chunks (the logits are not kept), the gradient of Σ weights[n]·loss[n]:
-/// d_x [N, D] narrow overwrites, d_head [V, D] wide accumulates (null: skipped).
+/// The same loss and, in the same pass over the chunks (the logits are not kept), the gradient of Σ
+/// weights[n]·loss[n]: d_x [N, D] narrow overwrites, d_head [V, D] wide accumulates (null: skipped).
 void lm_head_loss_forward_backward(const Context&, Out loss, Out d_x, Out d_head, In x, const Weight& head,
                                    std::span<const std::int32_t> targets, std::span<const float> weights);
 

@@ -1,4 +1,5 @@
-// Overlays: rows in force in place of the table's own. The base table is never written; dropping the overlay reverts.
+// Overlays: rows in force in place of the table's own. The base table is never written; dropping the overlay
+// reverts.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ struct OverlayRow {
   bool add = false;                   ///< add to the row in force instead of replacing it
 };
 
-/// A stack of replaced rows over one table. A later `set` wins over everything before it with the same address and
-/// trigger; `add` sums. Where rows with different triggers match, the longest trigger wins.
+/// A stack of replaced rows over one table. A later `set` wins over everything before it with the same
+/// address and trigger; `add` sums. Where rows with different triggers match, the longest trigger wins.
 class Overlay {
  public:
   /// Throws kMismatch for a token >= V, a layer >= S or a row of another width.
@@ -29,7 +30,8 @@ class Overlay {
 
   bool empty() const { return rows_.empty(); }
 
-  /// The row that `token` reads in `layer` when `before` are the ids that precede it in its sequence; null: the table's.
+  /// The row that `token` reads in `layer` when `before` are the ids that precede it in its sequence; null:
+  /// the table's.
   const std::vector<float>* find(std::int32_t token, std::int64_t layer,
                                  std::span<const std::int32_t> before) const;
 
@@ -42,7 +44,8 @@ class Overlay {
     std::vector<std::int32_t> trigger;
     std::vector<float> values;
   };
-  std::unordered_map<std::int32_t, std::deque<Entry>> rows_;  // deque: rows stay where they are while others are added
+  std::unordered_map<std::int32_t, std::deque<Entry>>
+      rows_;  // deque: rows stay where they are while others are added
 };
 
 }  // namespace stem

@@ -1,4 +1,5 @@
-// Which row each position of a batch reads in each STEM layer: the table's own, an overlay's, or one set by hand.
+// Which row each position of a batch reads in each STEM layer: the table's own, an overlay's, or one set by
+// hand.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,12 @@
 
 namespace stem {
 
-/// Row pointers of one batch. Built before the forward pass from the token ids alone, so everything that must be fetched is
-/// known before the first layer runs. The overlay and the table must outlive the plan.
+/// Row pointers of one batch. Built before the forward pass from the token ids alone, so everything that must
+/// be fetched is known before the first layer runs. The overlay and the table must outlive the plan.
 class RowPlan {
  public:
-  /// `overlay` may be null. Triggers look at the ids before a position within its segment (TokenBatch::contexts when
-  /// given, else the batch's own tokens).
+  /// `overlay` may be null. Triggers look at the ids before a position within its segment
+  /// (TokenBatch::contexts when given, else the batch's own tokens).
   RowPlan(const Table& table, const TokenBatch& batch, const Overlay* overlay = nullptr);
 
   /// Makes one position read `values` [F] f32 in one STEM layer. The memory must outlive the plan.

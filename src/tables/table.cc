@@ -20,8 +20,8 @@ Table Table::mapped(const Safetensors& file, TableShape shape) {
   const TensorInfo& info = file.info("stem.table");
   const std::vector<std::int64_t> expected{shape.vocab, shape.layers, shape.width};
   if (info.shape != expected || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {
-    fail(ErrorCode::kMismatch, "{}: stem.table: expected F32 or BF16 [{}] (from config.json), found {}", file.path(),
-         fmt::join(expected, ", "), info.described());
+    fail(ErrorCode::kMismatch, "{}: stem.table: expected F32 or BF16 [{}] (from config.json), found {}",
+         file.path(), fmt::join(expected, ", "), info.described());
   }
   Table table;
   table.shape_ = shape;
@@ -53,10 +53,14 @@ Out Table::writable_records() {
 void Table::read_row(std::int64_t token, std::int64_t layer, std::span<float> values) const {
   const RowPointer pointer = row(token, layer);
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (pointer.data == nullptr) values[i] = 0.0f;
-    else if (dtype_ == DType::f32) values[i] = static_cast<const float*>(pointer.data)[i];
-    else if (dtype_ == DType::bf16) values[i] = static_cast<float>(static_cast<const bf16*>(pointer.data)[i]);
-    else values[i] = static_cast<float>(static_cast<const double*>(pointer.data)[i]);
+    if (pointer.data == nullptr)
+      values[i] = 0.0f;
+    else if (dtype_ == DType::f32)
+      values[i] = static_cast<const float*>(pointer.data)[i];
+    else if (dtype_ == DType::bf16)
+      values[i] = static_cast<float>(static_cast<const bf16*>(pointer.data)[i]);
+    else
+      values[i] = static_cast<float>(static_cast<const double*>(pointer.data)[i]);
   }
 }
 

@@ -1,4 +1,5 @@
-// The STEM table: for every token one record, its rows in all STEM layers lying together ([V][S][F], stem-spec §5).
+// The STEM table: for every token one record, its rows in all STEM layers lying together ([V][S][F],
+// stem-spec §5).
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ struct TableShape {
   bool operator==(const TableShape&) const = default;
 };
 
-/// A table in memory or mapped from a file. An absent table (no data) reads as zeros: that is how stem_additive starts.
+/// A table in memory or mapped from a file. An absent table (no data) reads as zeros: that is how
+/// stem_additive starts.
 class Table {
  public:
   Table() = default;
@@ -49,8 +51,8 @@ class Table {
   /// Copies one row to f32.
   void read_row(std::int64_t token, std::int64_t layer, std::span<float> values) const;
 
-  /// Starts loading the records of these tokens (a hint; only mapped tables have anything to do). The layer loop calls
-  /// prefetch, acquire, release (RowPlan); the ids alone say which records come next.
+  /// Starts loading the records of these tokens (a hint; only mapped tables have anything to do). The layer
+  /// loop calls prefetch, acquire, release (RowPlan); the ids alone say which records come next.
   void prefetch(std::span<const std::int32_t> tokens) const;
 
  private:

@@ -10,18 +10,20 @@
 
 namespace stem {
 
-/// The R distinct tokens of a batch, ascending, each with its positions, ascending. Cost O(N log N), never O(V).
+/// The R distinct tokens of a batch, ascending, each with its positions, ascending. Cost O(N log N), never
+/// O(V).
 class TokenGroups {
  public:
   explicit TokenGroups(std::span<const std::int32_t> tokens);
 
-  std::span<const std::int32_t> tokens() const { return tokens_; }          ///< [R]
+  std::span<const std::int32_t> tokens() const { return tokens_; }  ///< [R]
   std::int64_t distinct() const { return static_cast<std::int64_t>(tokens_.size()); }
   std::int64_t count(std::int64_t r) const {
     return offsets_[static_cast<std::size_t>(r) + 1] - offsets_[static_cast<std::size_t>(r)];
   }
 
-  /// The gradient of one STEM layer (or of the embedding) over `grads` [R, …]: layer's columns [first, first + cols).
+  /// The gradient of one STEM layer (or of the embedding) over `grads` [R, …]: layer's columns [first, first
+  /// + cols).
   RowGradients gradients(Out grads, std::int64_t first, std::int64_t cols) const;
 
  private:

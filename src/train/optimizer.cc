@@ -21,14 +21,16 @@ AdamW adam(const GroupOptions& group, std::int64_t step, double norm) {
 RowState::RowState(DType dtype, std::int64_t vocab, std::int64_t cols)
     : m(dtype, vocab, cols), v(dtype, vocab, cols), last_step(static_cast<std::size_t>(vocab), 0) {}
 
-Optimizer::Optimizer(const Model& model) : m(model.config, model.precision.wide), v(model.config, model.precision.wide) {
+Optimizer::Optimizer(const Model& model)
+    : m(model.config, model.precision.wide), v(model.config, model.precision.wide) {
   const ModelConfig& c = model.config;
   if (c.stem_layer_count() > 0) table = RowState(model.precision.wide, c.vocab, c.table_shape().record());
   if (!c.tied) embedding = RowState(model.precision.wide, c.vocab, c.width);
 }
 
-StepNorms Optimizer::update(const Context& ctx, Model& model, const Gradients& g, std::span<const std::int32_t> tokens,
-                            std::int64_t step, const GroupOptions& dense, const GroupOptions& rows) {
+StepNorms Optimizer::update(const Context& ctx, Model& model, const Gradients& g,
+                            std::span<const std::int32_t> tokens, std::int64_t step,
+                            const GroupOptions& dense, const GroupOptions& rows) {
   const OptimizerKernels& k = ctx.kernels->optimizer;
   const auto norm = [&](double squared) { return std::sqrt(squared); };
   StepNorms norms;
@@ -65,11 +67,13 @@ StepNorms Optimizer::update(const Context& ctx, Model& model, const Gradients& g
     for (const std::int32_t token : tokens) state.last_step[static_cast<std::size_t>(token)] = step;
   };
   if (g.rows) {
-    k.adamw_rows(model.table.writable_records(), table.m, table.v, g.rows, tokens, adam(rows, step, norms.table));
+    k.adamw_rows(model.table.writable_records(), table.m, table.v, g.rows, tokens,
+                 adam(rows, step, norms.table));
     touch(table);
   }
   if (g.embedding) {
-    k.adamw_rows(model.embedding, embedding.m, embedding.v, g.embedding, tokens, adam(dense, step, norms.dense));
+    k.adamw_rows(model.embedding, embedding.m, embedding.v, g.embedding, tokens,
+                 adam(dense, step, norms.dense));
     touch(embedding);
   }
   return norms;

@@ -115,7 +115,8 @@ void Trainer::write_state(const std::filesystem::path& dir) const {
   SafetensorsWriter writer(dir / kOptimizerFile, specs);
   const auto bytes = static_cast<std::uint64_t>(vocab) * sizeof(std::int64_t);
   writer.write("update_counts", update_counts_.data(), bytes);
-  if (!optimizer_.table.last_step.empty()) writer.write("table.last_step", optimizer_.table.last_step.data(), bytes);
+  if (!optimizer_.table.last_step.empty())
+    writer.write("table.last_step", optimizer_.table.last_step.data(), bytes);
   if (!optimizer_.embedding.last_step.empty())
     writer.write("embedding.last_step", optimizer_.embedding.last_step.data(), bytes);
   for (const StateTensor& t : tensors) writer.write(t.name, t.view);
@@ -131,7 +132,8 @@ void Trainer::read_state(const std::filesystem::path& dir) {
   const Json& run = get_object(state, "run", path);
   for (const auto& [key, value] : expected.items()) {
     if (!run.contains(key) || run[key] != value) {
-      fail(ErrorCode::kMismatch, "{}: run.{}: expected {} (this run's), found {}: a resumed run keeps its options", path, key,
+      fail(ErrorCode::kMismatch,
+           "{}: run.{}: expected {} (this run's), found {}: a resumed run keeps its options", path, key,
            shown(value), run.contains(key) ? shown(run[key]) : "nothing");
     }
   }
@@ -139,7 +141,8 @@ void Trainer::read_state(const std::filesystem::path& dir) {
   const auto vocab = static_cast<std::int64_t>(update_counts_.size());
   const auto counts = [&](const char* name, std::vector<std::int64_t>& into) {
     const std::int64_t shape[] = {vocab};
-    std::memcpy(into.data(), file.data(file.expect(name, DType::i64, shape)), into.size() * sizeof(std::int64_t));
+    std::memcpy(into.data(), file.data(file.expect(name, DType::i64, shape)),
+                into.size() * sizeof(std::int64_t));
   };
   counts("update_counts", update_counts_);
   if (!optimizer_.table.last_step.empty()) counts("table.last_step", optimizer_.table.last_step);
@@ -156,8 +159,9 @@ double EvalResult::perplexity() const {
   return std::exp(loss);
 }
 
-EvalResult evaluate_loss(const Context& context, const Model& model, const TokenShard& shard, const BatchOptions& options,
-                         const Table* table, const Overlay* overlay, std::int64_t max_tokens) {
+EvalResult evaluate_loss(const Context& context, const Model& model, const TokenShard& shard,
+                         const BatchOptions& options, const Table* table, const Overlay* overlay,
+                         std::int64_t max_tokens) {
   EvalResult result;
   double sum = 0.0;
   const auto run = [&](const Batch& batch) {
@@ -176,10 +180,12 @@ EvalResult evaluate_loss(const Context& context, const Model& model, const Token
   std::int64_t seen = 0;
   for (std::int64_t d = 0; d < shard.document_count(); ++d) {
     const auto i = static_cast<std::size_t>(d);
-    for (std::int64_t first = shard.documents[i]; first < shard.documents[i + 1]; first += options.max_sequence) {
+    for (std::int64_t first = shard.documents[i]; first < shard.documents[i + 1];
+         first += options.max_sequence) {
       const std::int64_t count = std::min(options.max_sequence, shard.documents[i + 1] - first);
       if (max_tokens > 0 && seen + count > max_tokens) break;
-      if (!batch.tokens.empty() && static_cast<std::int64_t>(batch.tokens.size()) + count > options.tokens_per_step) {
+      if (!batch.tokens.empty() &&
+          static_cast<std::int64_t>(batch.tokens.size()) + count > options.tokens_per_step) {
         run(batch);
         batch = {};
       }

@@ -15,14 +15,14 @@ namespace stem {
 struct TrainOptions {
   std::int64_t steps = 600;
   BatchOptions batch;
-  double lr = 3e-3;            ///< backbone's peak
-  double table_lr = 3e-3;      ///< tables' peak
-  std::int64_t warmup = 30;    ///< steps
-  double floor = 0.1;          ///< last learning rate as a share of the peak
-  double decay = 0.1;          ///< backbone (none on norms)
+  double lr = 3e-3;          ///< backbone's peak
+  double table_lr = 3e-3;    ///< tables' peak
+  std::int64_t warmup = 30;  ///< steps
+  double floor = 0.1;        ///< last learning rate as a share of the peak
+  double decay = 0.1;        ///< backbone (none on norms)
   double table_decay = 0.0;
   double clip = 1.0, table_clip = 1.0;
-  std::uint64_t seed = 1;      ///< weights; data order has BatchOptions::seed
+  std::uint64_t seed = 1;  ///< weights; data order has BatchOptions::seed
 };
 
 struct StepReport {
@@ -34,8 +34,8 @@ struct StepReport {
   double seconds = 0.0;
 };
 
-/// Trains one model on one shard. Everything that a resumed run needs is model, optimizer and `step`: data order and
-/// learning rate are functions of the step.
+/// Trains one model on one shard. Everything that a resumed run needs is model, optimizer and `step`: data
+/// order and learning rate are functions of the step.
 class Trainer {
  public:
   Trainer(const Context& context, Model& model, const TokenShard& shard, const TrainOptions& options);
@@ -50,8 +50,8 @@ class Trainer {
 
   /// optimizer.safetensors and train_state.json, into a staged checkpoint directory.
   void write_state(const std::filesystem::path& dir) const;
-  /// Continues bit for bit where write_state left off; the model must hold the checkpoint's weights. Throws Error when the
-  /// state belongs to another shape or other options.
+  /// Continues bit for bit where write_state left off; the model must hold the checkpoint's weights. Throws
+  /// Error when the state belongs to another shape or other options.
   void read_state(const std::filesystem::path& dir);
 
  private:
@@ -72,7 +72,8 @@ struct EvalResult {
   std::int64_t targets = 0;
   double perplexity() const;
 };
-EvalResult evaluate_loss(const Context& context, const Model& model, const TokenShard& shard, const BatchOptions& options,
-                         const Table* table = nullptr, const Overlay* overlay = nullptr, std::int64_t max_tokens = 0);
+EvalResult evaluate_loss(const Context& context, const Model& model, const TokenShard& shard,
+                         const BatchOptions& options, const Table* table = nullptr,
+                         const Overlay* overlay = nullptr, std::int64_t max_tokens = 0);
 
 }  // namespace stem
