@@ -1,0 +1,249 @@
+#include "model/config.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "core/error.h"
+
+namespace stem {
+namespace {
+
+using Layers = std::vector<std::int64_t>;
+
+ModelConfig good() {
+  ModelConfig c;
+  c.vocab = 100;
+  c.stem_layers = {1, 4};
+  return c;
+}
+
+std::string message(const std::function<void()>& action, ErrorCode code = ErrorCode::kUsage) {
+  try {
+    action();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), code) << e.what();
+    return e.what();
+  }
+  return "no error";
+}
+
+std::string verdict(const std::function<void(ModelConfig&)>& change) {
+  ModelConfig c = good();
+  change(c);
+  return message([&] { c.validate("here"); });
+}
+
+TEST(ModelConfig, AGoodShapePasses) {
+  EXPECT_EQ(verdict([](ModelConfig&) {}), "no error");
+  EXPECT_EQ(verdict([](ModelConfig& c) {
+              c.variant = FfnVariant::dense;
+              c.stem_layers = {};
+            }),
+            "no error");
+}
+
+TEST(ModelConfig, EveryImpossibleExtentIsNamed) {
+  struct Case {
+    const char* field;
+    std::int64_t ModelConfig::*member;
+  };
+  for (const Case& c :
+       {Case{"vocab_size", &ModelConfig::vocab}, Case{"hidden_size", &ModelConfig::width},
+        Case{"num_attention_heads", &ModelConfig::heads}, Case{"num_key_value_heads", &ModelConfig::kv_heads},
+        Case{"head_dim", &ModelConfig::head_width}, Case{"intermediate_size", &ModelConfig::ffn},
+        Case{"max_position_embeddings", &ModelConfig::max_positions}}) {
+    for (const std::int64_t value : {std::int64_t{0}, std::int64_t{-1}, std::int64_t{1} << 40}) {
+      EXPECT_EQ(verdict([&](ModelConfig& config) { config.*c.member = value; }),
+                fmt::format("here: {}: expected a number in [1, 16777216], found {}", c.field, value));
+    }
+  }
+  EXPECT_EQ(verdict([](ModelConfig& c) { c.layers = 5000; }),
+            "here: num_hidden_layers: expected a number in [1, 4096], found 5000");
+}
+
+TEST(ModelConfig, HeadsMustFit) {
+  EXPECT_EQ(verdict([](ModelConfig& c) { c.kv_heads = 3; }),
+            "here: num_key_value_heads: expected a divisor of num_attention_heads = 4, found 3");
+  EXPECT_EQ(verdict([](ModelConfig& c) { c.kv_heads = 8; }),
+            "here: num_key_value_heads: expected a divisor of num_attention_heads = 4, found 8");
+  EXPECT_EQ(verdict([](ModelConfig& c) { c.head_width = 31; }),
+            "here: head_dim: expected an even number (rotary pairs), found 31");
+}
+
+TEST(ModelConfig, NumbersThatMakeNoModel) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const double eps : {0.0, -1e-5, 1.0, nan})
+    EXPECT_NE(verdict([&](ModelConfig& c) {
+                c.norm_eps = eps;
+              }).find("here: rms_norm_eps: expected a number in (0, 1), found"),
+              std::string::npos);
+  for (const double theta : {0.0, 1.0, 1e13, nan})
+    EXPECT_NE(verdict([&](ModelConfig& c) {
+                c.rope_theta = theta;
+              }).find("here: rope_theta: expected a number above 1, found"),
+              std::string::npos);
+}
+
+TEST(ModelConfig, StemLayersMustExistOnceInOrder) {
+  const auto with = [](Layers layers) { return verdict([&](ModelConfig& c) { c.stem_layers = layers; }); };
+  EXPECT_EQ(with({1, 6}), "here: stem_layers: expected layers below num_hidden_layers = 6, found 6");
+  EXPECT_EQ(with({-1, 2}), "here: stem_layers: expected layers below num_hidden_layers = 6, found -1");
+  EXPECT_EQ(with({1, 4, 1}), "here: stem_layers: expected each layer once, found 1 twice");
+  EXPECT_EQ(with({4, 1}), "here: stem_layers: expected ascending layers, found [4, 1]");
+  EXPECT_EQ(with({}), "here: stem_layers: expected at least one for ffn_variant stem, found []");
+  EXPECT_EQ(verdict([](ModelConfig& c) { c.variant = FfnVariant::dense; }),
+            "here: stem_layers: expected none for ffn_variant dense, found [1, 4]");
+}
+
+TEST(ModelConfig, LayerChoices) {
+  EXPECT_EQ(stem_layers_from("third", 16, "s"), (Layers{1, 4, 7, 10, 13}));  // the paper's 1B
+  EXPECT_EQ(stem_layers_from("third", 6, "s"), (Layers{1, 4}));
+  EXPECT_EQ(stem_layers_from("half", 6, "s"), (Layers{1, 3, 5}));
+  EXPECT_EQ(stem_layers_from("full", 4, "s"), (Layers{1, 2, 3}));
+  EXPECT_EQ(stem_layers_from("none", 4, "s"), Layers{});
+  EXPECT_EQ(stem_layers_from("0, 5,2", 6, "s"), (Layers{0, 5, 2}));
+  for (const char* wrong : {"quarter", "1,x", "1,,2", "1.5", "99999999999999999999"}) {
+    EXPECT_EQ(message([&] { stem_layers_from(wrong, 6, "s"); }),
+              fmt::format("s: stem_layers: expected third, half, full, none or a list such as \"1,4\", found "
+                          "\"{}\"",
+                          wrong));
+  }
+  EXPECT_EQ(message([] { stem_layers_from("third", 1, "s"); }),
+            "s: stem_layers: \"third\" of 1 layers chooses none");
+  EXPECT_EQ(message([] { stem_layers_from("", 6, "s"); }), "s: stem_layers: \"\" of 6 layers chooses none");
+}
+
+TEST(ModelConfig, VariantNames) {
+  for (const FfnVariant v :
+       {FfnVariant::dense, FfnVariant::stem, FfnVariant::stem_gate, FfnVariant::stem_additive})
+    EXPECT_EQ(ffn_variant_from(name_of(v)), v);
+  EXPECT_EQ(message([] { ffn_variant_from("stems"); }),
+            "ffn_variant: expected one of dense, stem, stem_gate, stem_additive, found \"stems\"");
+}
+
+TEST(ModelConfig, StemIndex) {
+  const ModelConfig c = good();
+  EXPECT_EQ(c.stem_index(4), 1);
+  EXPECT_EQ(c.stem_index(0), -1);
+  EXPECT_EQ(c.ffn_of(1), FfnVariant::stem);
+  EXPECT_EQ(c.ffn_of(2), FfnVariant::dense);
+  EXPECT_EQ(c.table_shape(), (TableShape{100, 2, 512}));
+}
+
+TEST(ModelConfig, JsonRoundTrip) {
+  ModelConfig c = good();
+  c.kv_heads = 2;
+  c.head_width = 48;
+  c.tied = false;
+  c.norm_eps = 3e-6;
+  c.rope_theta = 500000;
+  c.variant = FfnVariant::stem_additive;
+  const Json json = config_to_json(c, "bfloat16");
+  EXPECT_EQ(json["torch_dtype"], "bfloat16");
+  const ModelConfig back = config_from_json(parse_json(json.dump(), "x"), "x");
+  EXPECT_EQ(config_to_json(back, "bfloat16"), json);
+}
+
+TEST(ModelConfig, JsonFaultsNameKeyExpectedAndFound) {
+  const auto with = [](ErrorCode code, const std::function<void(Json&)>& change) {
+    Json json = config_to_json(good(), "float32");
+    change(json);
+    return message([&] { config_from_json(json, "m/config.json"); }, code);
+  };
+  EXPECT_EQ(with(ErrorCode::kMismatch, [](Json& j) { j["model_type"] = "llama"; }),
+            "m/config.json: model_type: expected \"stem\", found \"llama\"");
+  EXPECT_NE(with(ErrorCode::kMismatch,
+                 [](Json& j) {
+                   j["rope_scaling"] = {{"factor", 8}};
+                 })
+                .find("m/config.json: rope_scaling: expected null"),
+            std::string::npos);
+  EXPECT_NE(with(ErrorCode::kFormat, [](Json& j) { j.erase("hidden_size"); }).find("hidden_size"),
+            std::string::npos);
+  EXPECT_NE(with(ErrorCode::kFormat, [](Json& j) { j["num_hidden_layers"] = "six"; }).find("six"),
+            std::string::npos);
+  EXPECT_NE(with(ErrorCode::kFormat, [](Json& j) { j["vocab_size"] = 1e18; }).find("vocab_size"),
+            std::string::npos);
+  EXPECT_EQ(with(ErrorCode::kFormat,
+                 [](Json& j) {
+                   j["stem_layers"] = {1, "two"};
+                 }),
+            "m/config.json: stem_layers: expected integers, found \"two\"");
+  EXPECT_EQ(with(ErrorCode::kUsage,
+                 [](Json& j) {
+                   j["stem_layers"] = {1, 6};
+                 }),
+            "m/config.json: stem_layers: expected layers below num_hidden_layers = 6, found 6");
+  EXPECT_EQ(with(ErrorCode::kMismatch,
+                 [](Json& j) {
+                   j.erase("head_dim");
+                   j["num_attention_heads"] = 5;
+                   j["num_key_value_heads"] = 5;
+                 }),
+            "m/config.json: num_attention_heads: expected a divisor of hidden_size = 128, found 5");
+}
+
+// The paper's 1B: Llama-3.2-1B's shape, untied, five STEM layers. Source: stem-spec §4.
+ModelConfig paper_1b(FfnVariant variant) {
+  ModelConfig c;
+  c.vocab = 128256;
+  c.width = 2048;
+  c.layers = 16;
+  c.heads = 32;
+  c.kv_heads = 8;
+  c.head_width = 64;
+  c.ffn = 8192;
+  c.tied = false;
+  c.variant = variant;
+  if (variant != FfnVariant::dense) c.stem_layers = stem_layers_from("third", 16, "paper");
+  c.validate("paper");
+  return c;
+}
+
+TEST(Accounting, ThePapersOneBillion) {
+  const Accounting dense = account(paper_1b(FfnVariant::dense)), stem = account(paper_1b(FfnVariant::stem));
+  const auto billions = [](auto n) { return static_cast<double>(n) / 1e9; };
+  EXPECT_NEAR(billions(dense.dense_parameters), 1.4984, 5e-5);
+  EXPECT_NEAR(billions(stem.dense_parameters), 1.4145, 5e-5);
+  EXPECT_NEAR(billions(stem.dense_parameters + stem.table_parameters), 6.668, 5e-4);
+  EXPECT_NEAR(billions(dense.flops_per_token), 2.47, 5e-3);
+  EXPECT_NEAR(billions(stem.flops_per_token), 2.30, 5e-3);
+  EXPECT_NEAR(billions(dense.flops_per_token_with_lookup), 3.00, 5e-3);
+  EXPECT_NEAR(billions(stem.flops_per_token_with_lookup), 2.83, 5e-3);
+  EXPECT_EQ(stem.deleted_parameters, 5 * 2048 * 8192);
+  EXPECT_EQ(dense.dense_parameters - stem.dense_parameters, stem.deleted_parameters);
+  EXPECT_EQ(stem.table_parameters, std::int64_t{128256} * 5 * 8192);
+  EXPECT_EQ(stem.active_parameters - stem.dense_parameters, 5 * 8192);
+  EXPECT_EQ(2 * paper_1b(FfnVariant::stem).table_shape().record(), 81920);  // bytes a token, bf16
+  EXPECT_EQ(dense.table_parameters, 0);
+}
+
+TEST(Accounting, VariantsKeepWhatTheyCompute) {
+  const auto of = [](FfnVariant v) { return account(paper_1b(v)); };
+  EXPECT_EQ(of(FfnVariant::stem_gate).dense_parameters, of(FfnVariant::stem).dense_parameters);
+  EXPECT_EQ(of(FfnVariant::stem_additive).dense_parameters, of(FfnVariant::dense).dense_parameters);
+  EXPECT_EQ(of(FfnVariant::stem_additive).deleted_parameters, 0);
+}
+
+TEST(Accounting, TyingCountsTheEmbeddingOnce) {
+  ModelConfig c = paper_1b(FfnVariant::stem);
+  const std::int64_t untied = account(c).dense_parameters;
+  c.tied = true;
+  EXPECT_EQ(untied - account(c).dense_parameters, std::int64_t{128256} * 2048);
+}
+
+TEST(Accounting, ShareOfALayerSaved) {
+  ModelConfig c = good();
+  c.max_positions = 4096;
+  c.width = 1536;
+  c.ffn = 8960;  // Qwen2.5-1.5B
+  EXPECT_NEAR(account(c).saved_share_per_stem_layer, 0.217, 5e-4);
+  c.width = 5120;
+  c.ffn = 27648;  // 32B
+  EXPECT_NEAR(account(c).saved_share_per_stem_layer, 0.248, 5e-4);
+}
+
+}  // namespace
+}  // namespace stem
