@@ -38,7 +38,8 @@ Model::Model(const ModelConfig& c, Precision p, bool with_table)
     : config(c), precision(p), weights(c, p.wide), cos_sin(p.wide, c.max_positions, c.head_width) {
   if (p.narrow != p.wide) compute = DenseTensors(c, p.narrow);
   if (!c.tied) embedding = Tensor(p.wide, c.vocab, c.width);
-  if (with_table && c.stem_layer_count() > 0) table = Table::in_memory(c.table_shape(), p.wide);
+  if (c.stem_layer_count() > 0)
+    table = with_table ? Table::in_memory(c.table_shape(), p.wide) : Table::absent(c.table_shape());
   rope_table(cos_sin, c.rope_theta);
   for_each_tensor(config, weights, [](const std::string&, Out view, TensorKind kind) {
     if (kind == TensorKind::norm) {

@@ -132,7 +132,11 @@ TEST_F(ModelFiles, TheTableStartsOnAPageAndRecordsHaveAddresses) {
 TEST_F(ModelFiles, AnAdditiveModelWithoutATableFileHasZeroRows) {
   write_model_files(dir, random_model(small(FfnVariant::stem_additive)));
   fs::remove(dir / kTableFile);
-  EXPECT_FALSE(read_model_files(dir, {}).table.present());
+  const Model back = read_model_files(dir, {});
+  EXPECT_FALSE(back.table.present());
+  EXPECT_EQ(back.table.shape(), back.config.table_shape());
+  EXPECT_EQ(back.table.row(39, 1).data, nullptr);
+  EXPECT_TRUE(read_model_files(dir, {{}, true}).table.writable());  // training starts from zeros
 }
 
 TEST_F(ModelFiles, AShapeThatIsNotTheConfigsIsNamed) {

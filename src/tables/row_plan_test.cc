@@ -50,11 +50,18 @@ TEST(RowPlan, EveryPositionReadsItsTokensRowInEveryLayer) {
 }
 
 TEST(RowPlan, AnAbsentTableIsZeroRows) {
-  const Ids ids({0, 1}, {2});
-  const Table absent;  // a shape without data cannot be made by hand: no layers, so nothing to acquire
+  const Ids ids({0, 9}, {2});
+  const Table absent = Table::absent(kShape);
   EXPECT_FALSE(absent.present());
-  EXPECT_EQ(absent.shape().layers, 0);
-  EXPECT_EQ(RowPlan(absent, ids.batch()).acquire(0).cols, 0);
+  const RowPlan plan(absent, ids.batch());
+  plan.prefetch();
+  for (std::int64_t s = 0; s < kShape.layers; ++s) {
+    const RowPointers rows = plan.acquire(s);
+    EXPECT_EQ(rows.rows, 2);
+    EXPECT_EQ(rows.cols, 3);
+    EXPECT_EQ(rows.at[0].data, nullptr);
+    EXPECT_EQ(rows.at[1].data, nullptr);
+  }
 }
 
 TEST(RowPlan, OverlayRowsTakeThePlaceOfTheTables) {

@@ -5,6 +5,12 @@
 
 namespace stem {
 
+Table Table::absent(TableShape shape) {
+  Table table;
+  table.shape_ = shape;
+  return table;
+}
+
 Table Table::in_memory(TableShape shape, DType dtype) {
   Table table;
   table.shape_ = shape;

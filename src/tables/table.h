@@ -29,6 +29,8 @@ class Table {
  public:
   Table() = default;
 
+  /// No data: every row of this shape reads as zeros.
+  static Table absent(TableShape shape);
   /// Writable, zeroed, in memory. dtype f32 (f64 in the oracle).
   static Table in_memory(TableShape shape, DType dtype);
   /// Read-only view of the tensor `stem.table` [V, S, F] in `file` (f32 or bf16), pages loaded on demand.
