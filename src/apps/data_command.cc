@@ -78,10 +78,15 @@ void run_text(const TextCommandOptions& o) {
                      std::make_move_iterator(more.end()));
   }
   std::vector<std::string> train, held_out;
-  if (documents.size() == 1) {  // one long text: its end is held out, cut at a line or word
+  if (documents.size() == 1) {  // one long text: its end is held out, cut at a line or word if there is one
     std::string& text = documents.front();
     std::size_t cut = text.size() - static_cast<std::size_t>(static_cast<double>(text.size()) * o.held_out);
-    cut = std::min(text.find_last_of(" \n", cut), text.size());
+    const std::size_t gap = text.find_last_of(" \n", cut);
+    if (gap != std::string::npos && gap > 0) cut = gap;  // scripts without spaces are cut at a character
+    while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0u) == 0x80u) --cut;
+    if (cut == 0 || cut == text.size())
+      fail(ErrorCode::kFormat, "{}: expected a text long enough to hold some of it out, found {} bytes",
+           o.inputs.front(), text.size());
     held_out.push_back(text.substr(cut));
     train.push_back(text.substr(0, cut));
   } else {
