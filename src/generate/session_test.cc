@@ -1,0 +1,167 @@
+#include "generate/session.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/cpu.h"
+
+namespace stem {
+namespace {
+
+ModelConfig small() {
+  ModelConfig c;
+  c.vocab = 50;
+  c.width = 16;
+  c.layers = 2;
+  c.heads = 2;
+  c.kv_heads = 1;
+  c.head_width = 8;
+  c.ffn = 24;
+  c.max_positions = 20;
+  c.stem_layers = {1};
+  return c;
+}
+
+class SmallSession : public ::testing::Test {
+ protected:
+  SmallSession() : model(small(), {}) { init_weights(model, 3); }
+  std::string failure(Session& session, const std::vector<std::int32_t>& tokens) {
+    try {
+      session.feed(tokens);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kUsage);
+      return e.what();
+    }
+    return "no error";
+  }
+
+  Workspace workspace;
+  Context context{&cpu_kernels(), &workspace, true};
+  Model model;
+};
+
+TEST_F(SmallSession, AnIdOutsideTheVocabularyIsRefusedAndNothingIsLost) {
+  Session session(context, model), untouched(context, model);
+  const std::vector<std::int32_t> good{1, 2};
+  session.feed(good);
+  untouched.feed(good);
+  EXPECT_EQ(failure(session, {3, 50}), "token id: expected a number in [0, 50), found 50");
+  EXPECT_EQ(failure(session, {-1}), "token id: expected a number in [0, 50), found -1");
+  EXPECT_EQ(session.tokens(), good);
+  const std::vector<std::int32_t> more{7};
+  const auto a = session.feed(more), b = untouched.feed(more);
+  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size_bytes()), 0);
+}
+
+TEST_F(SmallSession, AFullContextIsRefusedAndNothingIsLost) {
+  Session session(context, model, nullptr, 4);
+  EXPECT_EQ(session.capacity(), 4);
+  EXPECT_EQ(failure(session, {1, 2, 3, 4, 5}),
+            "the context holds 4 tokens (max_position_embeddings), the text needs 5");
+  EXPECT_EQ(failure(session, {1, 2, 3, 4}), "no error");
+  EXPECT_EQ(failure(session, {5}), "the context holds 4 tokens (max_position_embeddings), the text needs 5");
+  EXPECT_EQ(session.tokens().size(), 4u);
+  EXPECT_EQ(Session(context, model, nullptr, 1000).capacity(), 20);
+}
+
+TEST_F(SmallSession, GreedyGenerationStopsAtTheLimitTheStopTokenAndTheFullContext) {
+  const std::vector<std::int32_t> prompt{1, 2, 3};
+  SampleOptions options;
+  options.max_tokens = 5;
+  Session a(context, model);
+  const auto made = generate(a, prompt, options);
+  ASSERT_EQ(made.size(), 5u);
+  options.stop_token = made[2];
+  const auto first = static_cast<std::size_t>(std::find(made.begin(), made.end(), made[2]) - made.begin());
+  Session b(context, model);
+  EXPECT_EQ(generate(b, prompt, options), std::vector(made.begin(), made.begin() + static_cast<long>(first)));
+  options.stop_token = -1;
+  options.max_tokens = 1000;
+  Session c(context, model);
+  EXPECT_EQ(generate(c, prompt, options).size(), 18u);  // 20 positions; the last token needs none
+  options.max_tokens = 0;
+  Session d(context, model);
+  EXPECT_TRUE(generate(d, prompt, options).empty());
+}
+
+TEST_F(SmallSession, TheCallbackSeesEachTokenAndMayStop) {
+  std::vector<std::int32_t> seen;
+  SampleOptions options;
+  options.max_tokens = 10;
+  Session session(context, model);
+  const std::vector<std::int32_t> prompt{1};
+  const auto made = generate(session, prompt, options, [&](std::int32_t token) {
+    seen.push_back(token);
+    return seen.size() < 3;
+  });
+  EXPECT_EQ(made.size(), 3u);
+  EXPECT_EQ(made, seen);
+}
+
+TEST_F(SmallSession, SamplingIsSeededAndDoesNotDependOnWhatWasDrawnBefore) {
+  const std::vector<std::int32_t> prompt{1, 2, 3};
+  SampleOptions options;
+  options.max_tokens = 15;
+  options.temperature = 1.5;
+  const auto with_seed = [&](std::uint64_t seed) {
+    options.seed = seed;
+    Session session(context, model);
+    return generate(session, prompt, options);
+  };
+  EXPECT_EQ(with_seed(1), with_seed(1));
+  EXPECT_NE(with_seed(1), with_seed(2));
+  // A text cut in two calls continues as the whole one does.
+  const auto whole = with_seed(7);
+  std::vector<std::int32_t> longer = prompt;
+  longer.insert(longer.end(), whole.begin(), whole.begin() + 4);
+  Session session(context, model);
+  options.max_tokens = 11;
+  EXPECT_EQ(generate(session, longer, options), std::vector(whole.begin() + 4, whole.end()));
+}
+
+TEST(Sample, GreedyTakesTheLowestIdOnTies) {
+  const std::vector<float> logits{1.0f, 3.0f, 3.0f, 2.0f};
+  EXPECT_EQ(sample(logits, {}, 0), 1);
+}
+
+TEST(Sample, FollowsTheSoftmaxAtATemperature) {
+  const std::vector<float> logits{0.0f, std::log(2.0f), std::log(5.0f)};
+  const auto shares = [&](double temperature) {
+    SampleOptions options;
+    options.temperature = temperature;
+    std::vector<double> count(3, 0.0);
+    for (std::uint64_t i = 0; i < 20000; ++i)
+      count[static_cast<std::size_t>(sample(logits, options, i))] += 1.0 / 20000;
+    return count;
+  };
+  const auto one = shares(1.0), hot = shares(1e6), cold = shares(0.05);
+  EXPECT_NEAR(one[0], 0.125, 0.01);
+  EXPECT_NEAR(one[1], 0.25, 0.012);
+  EXPECT_NEAR(one[2], 0.625, 0.012);
+  EXPECT_NEAR(hot[0], 1.0 / 3, 0.012);
+  EXPECT_GT(cold[2], 0.999);
+}
+
+TEST(Sample, HugeLogitsDoNotOverflow) {
+  const std::vector<float> logits{-3e38f, 3e38f, 0.0f};
+  SampleOptions options;
+  options.temperature = 0.01;
+  for (std::uint64_t i = 0; i < 100; ++i) EXPECT_EQ(sample(logits, options, i), 1);
+}
+
+TEST(TopCandidates, AreProbabilitiesInDescendingOrder) {
+  const std::vector<float> logits{0.0f, std::log(3.0f), std::log(3.0f), std::log(1.0f)};
+  const auto top = top_candidates(logits, 3);
+  ASSERT_EQ(top.size(), 3u);
+  EXPECT_EQ(top[0].token, 1);
+  EXPECT_EQ(top[1].token, 2);
+  EXPECT_EQ(top[2].token, 0);
+  EXPECT_NEAR(top[0].probability, 3.0 / 8, 1e-6);
+  EXPECT_EQ(top_candidates(logits, 10).size(), 4u);
+}
+
+}  // namespace
+}  // namespace stem
