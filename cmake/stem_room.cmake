@@ -88,6 +88,12 @@ function(stem_cli_tests)
     --work ${CMAKE_BINARY_DIR}/cli)
   add_test(NAME cli.make_model COMMAND ${RUN} --make-model)
   set_tests_properties(cli.make_model PROPERTIES FIXTURES_SETUP cli_model LABELS cli TIMEOUT 900 PROCESSORS 2)
+  add_test(NAME cli.atlas_demo COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/atlas_demo_test.py
+    --work ${CMAKE_BINARY_DIR}/cli)
+  set_tests_properties(cli.atlas_demo PROPERTIES FIXTURES_REQUIRED cli_model LABELS cli TIMEOUT 60)
+  add_test(NAME cli.checkpoint COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/checkpoint_test.py
+    --stem $<TARGET_FILE:stem>)
+  set_tests_properties(cli.checkpoint PROPERTIES LABELS cli TIMEOUT 600)
   foreach(CASE ${CASES})
     get_filename_component(NAME ${CASE} NAME_WE)
     add_test(NAME cli.${NAME} COMMAND ${RUN} ${CASE})

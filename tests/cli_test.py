@@ -16,8 +16,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Enough steps that the commands have something to show; what the model has learnt is tested elsewhere.
-MODEL_ARGUMENTS = ["--set", "train.steps=20"]
+# The quickstart's own program in about a minute: fewer layers, steps and scores, yet enough of them that
+# tests/atlas_demo_test.py finds the demonstration's answers.
+SOURCE = Path(__file__).resolve().parent.parent
+MODEL_SETTINGS = {
+    "model.layers": 4, "model.stem_layers": "full", "train.tokens_per_step": 1024, "train.steps": 1100,
+    "train.lr": 0.0015, "train.table_lr": 0.04, "train.eval_every": 0, "atlas.score_templates": 1,
+}
+MODEL_ARGUMENTS = [part for key, value in MODEL_SETTINGS.items() for part in ("--set", f"{key}={value}")]
 MODEL_TIMEOUT_S = 800
 COMMAND_TIMEOUT_S = 60
 SKIP = 77
@@ -152,7 +158,9 @@ def run_case(path, environment):
 def make_model(stem, model):
     shutil.rmtree(model, ignore_errors=True)
     model.parent.mkdir(parents=True, exist_ok=True)
-    return subprocess.run([stem, "atlas", model, *MODEL_ARGUMENTS], timeout=MODEL_TIMEOUT_S, check=False).returncode
+    with open(model.parent / "atlas.json", "wb") as figures:
+        return subprocess.run([stem, "atlas", model, "--json", *MODEL_ARGUMENTS], stdout=figures, cwd=SOURCE,
+                              timeout=MODEL_TIMEOUT_S, check=False).returncode
 
 
 def main():
@@ -167,9 +175,8 @@ def main():
         return make_model(stem, model)
     if arguments.case is None:
         parser.error("a case file, or --make-model")
-    source = Path(__file__).resolve().parent.parent
-    environment = dict(os.environ, PATH=f"{stem.parent}:{os.environ['PATH']}", MODEL=str(model), SOURCE=str(source),
-                       STEM_SHARED=os.environ.get("STEM_SHARED", str(source.parent / "shared")), LC_ALL="C.UTF-8")
+    environment = dict(os.environ, PATH=f"{stem.parent}:{os.environ['PATH']}", MODEL=str(model), SOURCE=str(SOURCE),
+                       STEM_SHARED=os.environ.get("STEM_SHARED", str(SOURCE.parent / "shared")), LC_ALL="C.UTF-8")
     try:
         return run_case(arguments.case, environment)
     except (CaseError, OSError, ValueError, re.error) as error:
