@@ -37,12 +37,23 @@ void prune(const std::filesystem::path& folder, std::int64_t keep) {
     std::filesystem::remove_all(all[i]);
 }
 
-// Keeps the metrics of steps that the checkpoint has seen; a killed run may have logged more.
+// What runs that were killed while saving left behind: their own destructors never ran.
+void remove_unfinished(const std::filesystem::path& folder) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.is_directory() && !entry.is_symlink() && name.starts_with("step-") &&
+        name.find(".partial-") != std::string::npos)
+      std::filesystem::remove_all(entry.path());
+  }
+}
+
+// Keeps the metrics of steps that the checkpoint has seen; a killed run may have logged more, and its last
+// line may be torn.
 void truncate_metrics(const std::filesystem::path& path, std::int64_t last_step) {
   if (!std::filesystem::exists(path)) return;
   std::string kept;
   std::ifstream in(path);
-  for (std::string line; std::getline(in, line);) {
+  for (std::string line; std::getline(in, line) && !in.eof();) {  // eof: no newline, so not a whole line
     const Json row = parse_json(line, path.string());
     if (get_int(row, "step", path.string()) <= last_step) kept += line + "\n";
   }
@@ -61,9 +72,12 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
   const TokenShard shard = load_shard(data / kTrainTokens, config.vocab, digest);
   const TokenShard held_out = load_shard(data / kHeldOutTokens, config.vocab, digest);
   const std::filesystem::path run = run_directory(model_directory), checkpoints = run / "checkpoints";
+  { const StagedDirectory probe(model_directory); }  // a target that must not be replaced is told before the work, not after
+  if (!resume) std::filesystem::remove_all(checkpoints);  // another run's steps would outlive this one's
   std::filesystem::create_directories(checkpoints);
 
   TrainSummary summary;
+  remove_unfinished(checkpoints);
   summary.precision = training_precision(settings.precision, config, settings.train.batch.tokens_per_step);
   const Context context = runtime.training();
   Manifest draft;
@@ -74,8 +88,14 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
     if (!std::filesystem::exists(latest)) {
       fail(ErrorCode::kNotFound, "{}: expected a checkpoint to resume from, found none", latest.string());
     }
-    LoadedModel loaded =
-        load_model_directory(std::filesystem::canonical(latest), context, {true, true, summary.precision});
+    const std::filesystem::path checkpoint = std::filesystem::canonical(latest);
+    // "auto" was decided by a measurement, which need not come out the same twice.
+    if (settings.precision == "auto") summary.precision.narrow = recorded_gemm_dtype(checkpoint);
+    LoadedModel loaded = load_model_directory(checkpoint, context, {true, true, summary.precision});
+    if (loaded.manifest.tokenizer && to_hex(*loaded.manifest.tokenizer) != digest) {
+      fail(ErrorCode::kMismatch, "{}: SHA-256: expected {} (the checkpoint's), found {}: another tokenizer",
+           (data / kTokenizerFile).string(), to_hex(*loaded.manifest.tokenizer), digest);
+    }
     draft.uuid = loaded.manifest.uuid;
     model = std::move(loaded.model);
   } else {
@@ -133,6 +153,7 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
     }
   }
   progress.finish();
+  if (summary.validation.empty()) validate(trainer.steps_done());  // resumed at its end
 
   std::vector<double> rates;
   for (const StepReport& r : summary.steps) rates.push_back(static_cast<double>(r.tokens) / r.seconds);

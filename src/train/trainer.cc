@@ -20,21 +20,21 @@ double value_at(In view, std::int64_t i) {
 
 // What must not differ between the run that wrote a state and the one that goes on with it.
 Json fingerprint(const Model& model, const TrainOptions& o) {
-  return {{"config", config_to_json(model.config, name_of(model.precision.wide))},
+  return {{"config", config_to_json(model.config, "float32")},
           {"gemm_dtype", name_of(model.precision.narrow)},
-          {"tokens_per_step", o.batch.tokens_per_step},
-          {"max_sequence", o.batch.max_sequence},
-          {"document_mask", o.batch.document_mask},
-          {"data_seed", o.batch.seed},
-          {"steps", o.steps},
-          {"lr", o.lr},
-          {"table_lr", o.table_lr},
-          {"warmup", o.warmup},
-          {"floor", o.floor},
-          {"decay", o.decay},
-          {"table_decay", o.table_decay},
-          {"clip", o.clip},
-          {"table_clip", o.table_clip}};
+          {"train.tokens_per_step", o.batch.tokens_per_step},
+          {"train.sequence", o.batch.max_sequence},
+          {"train.document_mask", o.batch.document_mask},
+          {"train.data_seed", o.batch.seed},
+          {"train.steps", o.steps},
+          {"train.lr", o.lr},
+          {"train.table_lr", o.table_lr},
+          {"train.warmup", o.warmup},
+          {"train.floor", o.floor},
+          {"train.decay", o.decay},
+          {"train.table_decay", o.table_decay},
+          {"train.clip", o.clip},
+          {"train.table_clip", o.table_clip}};
 }
 
 struct StateTensor {
@@ -153,6 +153,16 @@ void Trainer::read_state(const std::filesystem::path& dir) {
     std::memcpy(t.view.data, file.data(info), info.bytes);
   }
   step_ = get_int(state, "step", path, 0, options_.steps);
+}
+
+DType recorded_gemm_dtype(const std::filesystem::path& dir) {
+  const std::string path = (dir / kStateFile).string();
+  const Json state = parse_json(read_file(path), path);
+  const std::string name = get_string(get_object(state, "run", path), "gemm_dtype", path);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  fail(ErrorCode::kFormat, "{}: run.gemm_dtype: expected f32 or bf16, found \"{}\"", path, name);
 }
 
 double EvalResult::perplexity() const {

@@ -65,6 +65,9 @@ class Trainer {
   std::vector<std::int64_t> update_counts_;
 };
 
+/// Type of the GEMM inputs in the run that wrote a state. Throws Error when the state is damaged.
+DType recorded_gemm_dtype(const std::filesystem::path& dir);
+
 /// Mean loss in nats over all targets of `shard`, documents as segments, with the training kernels.
 /// `rows` may replace the model's table (null: the model's own). `max_tokens` 0: all.
 struct EvalResult {
