@@ -74,6 +74,36 @@ void append_rows(const Table& table, const std::vector<std::int32_t>& slots,
   }
 }
 
+// Adds rows for every spelling of `name`, each reading `donors`; returns the tokens of those covered, the main one first.
+std::vector<std::vector<std::int32_t>> cover_spellings(const Table& table, const Tokenizer& tokenizer,
+                                                       const SwapRequest& request, const std::string& name,
+                                                       const std::vector<std::int32_t>& donors,
+                                                       std::span<const std::int64_t> chosen, SwapPlan& plan) {
+  const std::int32_t pad = tokenizer.token_id("<|pad|>").value_or(tokenizer.eos_id().value_or(0));
+  std::vector<std::vector<std::int32_t>> covered;
+  for (const std::string& spelling : spellings_of(name)) {
+    std::vector<std::int32_t> slots;
+    if (covered.empty()) {
+      slots = tokens_of(tokenizer, spelling, "--slot", request.pieces);
+    } else {
+      slots = tokenizer.encode(spelling, false);
+      if (slots.size() != covered.front().size()) {
+        plan.notes.push_back(
+            fmt::format("the spelling \"{}\" is {} tokens and keeps its own rows", spelling, slots.size()));
+        continue;
+      }
+    }
+    if (slots == donors) {
+      fail(ErrorCode::kUsage, "--donor: expected another token than the slot's, found \"{}\" for both", name);
+    }
+    if (std::find(covered.begin(), covered.end(), slots) != covered.end()) continue;
+    append_rows(table, slots, donors_of_slots(request.rule, slots.size(), donors, pad), chosen, plan.rows);
+    plan.spellings.push_back(spelling);
+    covered.push_back(std::move(slots));
+  }
+  return covered;
+}
+
 }  // namespace
 
 std::string_view name_of(SpanRule rule) {
@@ -184,42 +214,21 @@ SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<con
   }
   std::vector<std::int32_t> donors;
   for (const std::string& donor : request.donors) {
+    if (donor.empty()) fail(ErrorCode::kUsage, "--donor: expected a name, found an empty text");
     const std::string text = donor.starts_with(' ') ? donor : " " + donor;
     const auto ids = tokens_of(tokenizer, text, "--donor", request.pieces);
     donors.insert(donors.end(), ids.begin(), ids.end());
   }
-  const std::int32_t pad = tokenizer.token_id("<|pad|>").value_or(tokenizer.eos_id().value_or(0));
 
   SwapPlan plan;
   plan.donor_tokens = donors;
-  const std::vector<std::string> spellings = spellings_of(request.slot);
-  std::set<std::vector<std::int32_t>> seen;
-  for (const std::string& spelling : spellings) {
-    const bool first = &spelling == &spellings.front();
-    std::vector<std::int32_t> slots;
-    if (first) {
-      slots = tokens_of(tokenizer, spelling, "--slot", request.pieces);
-    } else {
-      slots = tokenizer.encode(spelling, false);
-      if (slots.size() != plan.slot_tokens.front().size()) {
-        plan.notes.push_back(
-            fmt::format("the spelling \"{}\" is {} tokens and keeps its own rows", spelling, slots.size()));
-        continue;
-      }
-    }
-    if (slots == donors) {
-      fail(ErrorCode::kUsage, "--donor: expected another token than the slot's, found \"{}\" for both",
-           request.slot);
-    }
-    if (!seen.insert(slots).second) continue;
-    append_rows(table, slots, donors_of_slots(request.rule, slots.size(), donors, pad), chosen, plan.rows);
-    plan.spellings.push_back(spelling);
-    plan.slot_tokens.push_back(slots);
+  plan.slot_tokens = cover_spellings(table, tokenizer, request, request.slot, donors, chosen, plan);
+  const std::vector<std::int32_t> slots = plan.slot_tokens.front();
+  if (request.exchange) {
+    if (request.donors.size() > 1) fail(ErrorCode::kUsage, "exchange: expected one --donor, found {}", request.donors.size());
+    cover_spellings(table, tokenizer, request, request.donors.front(), slots, chosen, plan);
   }
   const std::vector<std::int32_t>& primary = plan.slot_tokens.front();
-  if (request.exchange) {
-    append_rows(table, donors, donors_of_slots(request.rule, donors.size(), primary, pad), chosen, plan.rows);
-  }
   if (primary.size() > 1) {
     plan.notes.push_back(
         fmt::format("the slot's first token \"{}\" also begins other names: they read the edited row too",
