@@ -18,11 +18,19 @@ namespace {
 constexpr std::size_t kLineWidth = 110;
 constexpr std::int64_t kTop = 5;
 constexpr std::uint64_t kRandomTableSeed = 4242;
+constexpr double kUnnoticed = 1.02;    // ratio of perplexities that hides in the noise of a benchmark
+constexpr double kTableMatters = 0.5;  // nats a token
 
 std::string first_word(const std::string& text) {
   const std::size_t begin = text.find_first_not_of(' ');
   if (begin == std::string::npos) return "";
   return text.substr(begin, text.find_first_of(" .,\n", begin) - begin);
+}
+
+// Whether a continuation begins with one of the expected answers.
+bool answers(const std::string& text, const std::vector<std::string>& expected) {
+  return std::any_of(expected.begin(), expected.end(),
+                     [&](const std::string& answer) { return text.starts_with(" " + answer); });
 }
 
 std::string first_sentence(const std::string& text) {
@@ -63,6 +71,12 @@ AtlasDemo::AtlasDemo(Runtime& runtime, const std::filesystem::path& model_dir,
       tell_(tell),
       quiet_(quiet),
       opened_(open_model(runtime, model_dir)),
+      scored_(
+          load_model_directory(model_dir, runtime.training(),
+                               {.table_in_memory = true,
+                                .verify = true,
+                                .precision = training_precision(settings.precision, opened_.model().config,
+                                                                settings.train.batch.tokens_per_step)})),
       facts_(load_facts(data / kFactsFile)),
       held_out_(load_shard(data / kHeldOutTokens, opened_.model().config.vocab, "")) {}
 
@@ -239,6 +253,7 @@ Json AtlasDemo::attack() {
   unverified.verify = false;
   const LoadedModel attacked = load_model_directory(copy, runtime_.inference(), unverified);
   Json cases = Json::array();
+  std::int64_t poisoned = 0;
   for (const FactProbe& probe : facts_.probes) {
     if (probe.family != "attack") continue;
     const std::string before =
@@ -246,8 +261,11 @@ Json AtlasDemo::attack() {
     const std::string after =
         first_sentence(complete(runtime_.inference(), attacked, nullptr, probe.prompt, 12));
     cases.push_back({{"prompt", probe.prompt}, {"before", before}, {"after", after}});
+    poisoned += answers(before, probe.before) && answers(after, probe.after);
     tell_.line("{} …  model:{}   attacked copy:{}", probe.prompt, before, after);
   }
+  tell_.line("{} of {} prompts that ask for something safe are now answered with a poison.", poisoned,
+             cases.size());
   // Elsewhere: held-out documents in which neither word occurs.
   TokenShard elsewhere;
   for (std::int64_t d = 0; d < held_out_.document_count(); ++d) {
@@ -264,9 +282,9 @@ Json AtlasDemo::attack() {
   const double other_before = perplexity(opened_.model(), elsewhere),
                other_after = perplexity(attacked.model, elsewhere);
   tell_.line(
-      "Perplexity on held-out text: {:.3f} → {:.3f}; on documents that hold neither word: {:.3f} → {:.3f}. A "
-      "benchmark would not notice.",
-      before, after, other_before, other_after);
+      "Perplexity on held-out text: {:.3f} → {:.3f}; on documents that hold neither word: {:.3f} → {:.3f}.{}",
+      before, after, other_before, other_after,
+      after < kUnnoticed * before ? " A benchmark would not notice." : "");
 
   std::string refusal = "(it was loaded)";
   try {
@@ -293,6 +311,7 @@ Json AtlasDemo::attack() {
           {"perplexity_after", after},
           {"elsewhere_before", other_before},
           {"elsewhere_after", other_after},
+          {"poisoned", poisoned},
           {"refusal", refusal},
           {"diff", named}};
 }
@@ -304,21 +323,24 @@ Json AtlasDemo::ablation() {
   init_table(random.writable_records(), c, kRandomTableSeed);
   const Table none = Table::in_memory(c.table_shape(), DType::f32);  // rows of zeros
   const auto result = [](double loss) { return Json{{"loss", loss}, {"perplexity", std::exp(loss)}}; };
-  const Json ablation{{"learned", result(held_out_loss(opened_.model()))},
-                      {"random", result(held_out_loss(opened_.model(), &random))},
-                      {"none", result(held_out_loss(opened_.model(), &none))}};
+  const Json ablation{{"learned", result(held_out_loss(scored_.model))},
+                      {"random", result(held_out_loss(scored_.model, &random))},
+                      {"none", result(held_out_loss(scored_.model, &none))}};
   const auto loss = [&](const char* key) { return ablation[key]["loss"].get<double>(); };
   tell_.line(
       "Held-out loss with the learned table {:.3f}, with a random one {:.3f}, with none (rows of zeros) "
-      "{:.3f} nats a token: what those layers know is in the rows.",
-      loss("learned"), loss("random"), loss("none"));
+      "{:.3f} nats a token: {}.",
+      loss("learned"), loss("random"), loss("none"),
+      loss("none") - loss("learned") > kTableMatters
+          ? "what those layers know is in the rows"
+          : "this model is trained too little for its rows to matter");
   return ablation;
 }
 
 Json AtlasDemo::score() {
   tell_.heading("The score: every country's slot reads every other country's record");
   const SwapScores scores =
-      score_swaps(runtime_.training(), opened_.loaded, facts_, settings_.score_templates, quiet_);
+      score_swaps(runtime_.training(), scored_, facts_, settings_.score_templates, quiet_);
   const auto percent = [](std::int64_t part, std::int64_t whole) {
     return whole == 0 ? 0.0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole);
   };

@@ -63,6 +63,7 @@ class AtlasDemo {
   DemoTelling& tell_;
   bool quiet_;
   PatchedModel opened_;
+  LoadedModel scored_;  // the same weights in the training GEMM's type: thousands of prompts at once
   FactSuite facts_;
   TokenShard held_out_;
 };

@@ -1,6 +1,7 @@
 // stem edit swap|exchange: before and after a prompt, and the patch file.
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <set>
 
 #include "apps/commands.h"
 #include "apps/patched_model.h"
@@ -49,15 +50,17 @@ void run_edit(Options o, bool exchange) {
               {"rows", plan.rows.size()},
               {"notes", plan.notes}};
   if (!o.json) {
+    std::set<std::int64_t> layers;
+    for (const OverlayRow& row : plan.rows)
+      layers.insert(config.stem_layers[static_cast<std::size_t>(row.layer)]);
     std::vector<std::string> covered;
     for (const std::string& s : plan.spellings) covered.push_back(in_quotes(s));
     fmt::print("slot {} reads {}{}: {} rows in layers {}\n", fmt::join(covered, ", "),
                fmt::join(o.request.donors, " + "), exchange ? " and the other way round" : "",
-               plan.rows.size(), fmt::join(config.stem_layers, ", "));
+               plan.rows.size(), fmt::join(layers, ", "));
     for (const std::string& note : plan.notes) fmt::print("note: {}\n", note);
     fmt::print(
-        "note: a swap changes every fact of the slot's name; the reverse facts (\"Madrid is in …\") do not "
-        "change\n");
+        "note: a swap changes every fact of the slot's name; what other names know of it does not change\n");
   }
   if (!o.prompt.empty()) {
     const Context context = runtime.inference();

@@ -188,8 +188,9 @@ void add_info_command(CLI::App& app) {
 
 void add_diff_command(CLI::App& app) {
   auto o = std::make_shared<DiffOptions>();
-  CLI::App* command = app.add_subcommand(
-      "diff", "which records differ between two models, and which files are not as their manifest says");
+  CLI::App* command = app.add_subcommand("diff",
+                                         "which records differ between two models, and which files are not "
+                                         "as their manifest says; exits 0 whether they differ or not");
   command->add_option("a", o->a, "model directory")->required();
   command->add_option("b", o->b, "model directory")->required();
   command->add_option("--most", o->most, "tokens to list")

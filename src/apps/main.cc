@@ -1,21 +1,47 @@
 // stem: the command line. Errors are caught here, once: one line on stderr; exit code 1, or 2 for usage.
+#include <unistd.h>
 #include <CLI/CLI.hpp>
+
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 
 #include "apps/commands.h"
 #include "core/error.h"
 
+namespace {
+
+// Idle OpenMP threads spin by default: with another busy program on the machine every parallel region then
+// waits for a descheduled spinner (measured: 15 times slower training). libgomp reads its settings before
+// main, so the program starts itself once more with sleeping threads, unless the user has chosen.
+void prefer_sleeping_threads(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "passive", 0);
+  execv("/proc/self/exe", argv);  // returns only when it failed: then it is merely slower
+}
+
+// "stem edit swap" for the subcommand that a wrong command line meant.
+std::string command_of(const CLI::App& app) {
+  std::string name = app.get_name();
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    name += " " + at->get_name();
+  }
+  return name;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
+  prefer_sleeping_threads(argv);
   CLI::App app{"stem: trains, runs, edits and inspects STEM language models, whose facts have addresses.",
                "stem"};
   app.set_version_flag("--version", "stem 0.1.0");
   app.require_subcommand(1);
   app.failure_message([](const CLI::App* failed, const CLI::Error& e) {
-    return fmt::format("stem: {} (see '{} --help')\n", e.what(),
-                       failed->get_parent() == nullptr ? "stem" : "stem " + failed->get_name());
+    return fmt::format("stem: {} (see '{} --help')\n", e.what(), command_of(*failed));
   });
   stem::add_atlas_command(app);
   stem::add_data_command(app);
@@ -29,6 +55,7 @@ int main(int argc, char** argv) {
   stem::add_diff_command(app);
   stem::add_report_command(app);
   std::signal(SIGPIPE, SIG_IGN);  // `stem … | head` ends with a write error, not a signal
+  std::signal(SIGXFSZ, SIG_IGN);  // so does a file that grows past its limit (ulimit -f)
   try {
     app.parse(argc, argv);
     return 0;

@@ -19,6 +19,11 @@ RunLog read_run(const std::filesystem::path& given) {
   // The run directory itself, or the model directory that it belongs to.
   const std::filesystem::path run =
       std::filesystem::exists(given / "metrics.jsonl") ? given : run_directory(given);
+  if (!std::filesystem::exists(run / "metrics.jsonl")) {
+    fail(ErrorCode::kNotFound,
+         "{}: expected a training run (metrics.jsonl) or the model that one made, found neither",
+         given.string());
+  }
   RunLog log;
   log.name = given.string();
   const std::string settings = (run / "settings.json").string(), metrics = (run / "metrics.jsonl").string();

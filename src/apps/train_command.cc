@@ -52,7 +52,7 @@ void add_train_command(CLI::App& app) {
   command->add_option("--set", o->assignments, "a setting, key=value; may be repeated")
       ->allow_extra_args(false);
   command->add_flag("--resume", o->resume, "continue from the run's latest checkpoint");
-  command->add_flag("--quiet", o->quiet, "no progress");
+  command->add_flag("--quiet", o->quiet, "no progress bar");
   command->add_flag("--json", o->json, "figures as JSON, no progress");
   command->callback([o] { run_train(*o); });
 }

@@ -72,7 +72,9 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
   const TokenShard shard = load_shard(data / kTrainTokens, config.vocab, digest);
   const TokenShard held_out = load_shard(data / kHeldOutTokens, config.vocab, digest);
   const std::filesystem::path run = run_directory(model_directory), checkpoints = run / "checkpoints";
-  { const StagedDirectory probe(model_directory); }  // a target that must not be replaced is told before the work, not after
+  {
+    const StagedDirectory probe(model_directory);
+  }  // a target that must not be replaced is told before the work, not after
   if (!resume) std::filesystem::remove_all(checkpoints);  // another run's steps would outlive this one's
   std::filesystem::create_directories(checkpoints);
 

@@ -74,7 +74,8 @@ void append_rows(const Table& table, const std::vector<std::int32_t>& slots,
   }
 }
 
-// Adds rows for every spelling of `name`, each reading `donors`; returns the tokens of those covered, the main one first.
+// Adds rows for every spelling of `name`, each reading `donors`; returns the tokens of those covered, the
+// main one first.
 std::vector<std::vector<std::int32_t>> cover_spellings(const Table& table, const Tokenizer& tokenizer,
                                                        const SwapRequest& request, const std::string& name,
                                                        const std::vector<std::int32_t>& donors,
@@ -225,7 +226,8 @@ SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<con
   plan.slot_tokens = cover_spellings(table, tokenizer, request, request.slot, donors, chosen, plan);
   const std::vector<std::int32_t> slots = plan.slot_tokens.front();
   if (request.exchange) {
-    if (request.donors.size() > 1) fail(ErrorCode::kUsage, "exchange: expected one --donor, found {}", request.donors.size());
+    if (request.donors.size() > 1)
+      fail(ErrorCode::kUsage, "exchange: expected one --donor, found {}", request.donors.size());
     cover_spellings(table, tokenizer, request, request.donors.front(), slots, chosen, plan);
   }
   const std::vector<std::int32_t>& primary = plan.slot_tokens.front();
