@@ -32,6 +32,9 @@ void run_where(const WhereOptions& o) {
     if (ids.empty()) fail(ErrorCode::kUsage, "where: expected a text, found an empty one");
     if (!o.json && ids.size() > 1)
       fmt::print("{} is {} tokens, each with a record of its own\n", in_quotes(text), ids.size());
+    if (!o.json && !text.starts_with(' ') && opened.tokenizer().token_id(" " + text)) {
+      fmt::print("note: inside a sentence the word is another token, {}\n", in_quotes(" " + text));
+    }
     for (const std::int32_t id : ids) {
       const RecordAddress a = record_address(file, id);
       const std::string token = opened.tokenizer().decode({&id, 1});
@@ -98,16 +101,20 @@ void run_info(const InfoOptions& o) {
       m.files.size());
   fmt::print("  shape      D {}  L {}  H {}  K {}  F {}  V {}  context {}  head {}\n", c.width, c.layers,
              c.heads, c.kv_heads, c.ffn, c.vocab, c.max_positions, c.tied ? "tied" : "untied");
-  fmt::print("  ffn        {} in layers [{}], dense in the others\n", name_of(c.variant),
-             fmt::join(c.stem_layers, ", "));
+  if (c.stem_layers.empty())
+    fmt::print("  ffn        dense in every layer: no table, nothing to edit\n");
+  else
+    fmt::print("  ffn        {} in layers {}, dense in the others\n", name_of(c.variant),
+               fmt::join(c.stem_layers, ", "));
   fmt::print("  parameters {} dense + {} in the table; {} active for a token; {} deleted up-projection\n",
              count_text(a.dense_parameters), count_text(a.table_parameters), count_text(a.active_parameters),
              count_text(a.deleted_parameters));
   fmt::print("  FLOPs      {:.2f} M a token ({:.2f} M counting the embedding lookup as a product)\n",
              a.flops_per_token / 1e6, a.flops_per_token_with_lookup / 1e6);
-  fmt::print("  table      {} in {} ({} a record)\n  machine    {}\n", bytes_text(table_bytes),
-             name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)),
-             machine_text());
+  if (!c.stem_layers.empty())
+    fmt::print("  table      {} in {} ({} a record)\n", bytes_text(table_bytes),
+               name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)));
+  fmt::print("  machine    {}\n", machine_text());
 }
 
 struct DiffOptions {
