@@ -135,9 +135,10 @@ class CheckpointTest(unittest.TestCase):
         model = self.stopped("options")
         self.expect(stem(*train_arguments(self.data, model, "--resume", train__lr=0.5)), 1,
                     "train_state.json: run.train.lr: expected 0.5 (this run's), found 0.003")
-        self.expect(stem(*train_arguments(self.data, model, "--resume", model__ffn=96)), 1, "run.config: expected")
+        self.expect(stem(*train_arguments(self.data, model, "--resume", model__ffn=96)), 1,
+                    "config.json: intermediate_size: expected 96 (these settings), found 64")
         self.expect(stem(*train_arguments(self.data, model, "--resume", model__variant="stem_gate")), 1,
-                    "run.config: expected")
+                    "config.json: ffn_variant: expected \"stem_gate\"")
         other = self.folder / "other-data"
         text = self.folder / "other.jsonl"
         text.write_text("".join(json.dumps({"text": f"zebra {i} quagga and okapi zebra"}) + "\n" for i in range(90)))

@@ -41,7 +41,12 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "stem 0.1.0");
   app.require_subcommand(1);
   app.failure_message([](const CLI::App* failed, const CLI::Error& e) {
-    return fmt::format("stem: {} (see '{} --help')\n", e.what(), command_of(*failed));
+    // CLI11 asks for "a subcommand" when it met a word that it does not know.
+    const std::vector<std::string> left = failed->remaining(true);
+    const std::string what = dynamic_cast<const CLI::RequiredError*>(&e) != nullptr && !left.empty()
+                                 ? fmt::format("\"{}\" is no command or option here", left.front())
+                                 : std::string(e.what());
+    return fmt::format("stem: {} (see '{} --help')\n", what, command_of(*failed));
   });
   stem::add_atlas_command(app);
   stem::add_data_command(app);

@@ -98,6 +98,13 @@ TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
       fail(ErrorCode::kMismatch, "{}: SHA-256: expected {} (the checkpoint's), found {}: another tokenizer",
            (data / kTokenizerFile).string(), to_hex(*loaded.manifest.tokenizer), digest);
     }
+    const Json wanted = config_to_json(config, ""), found = config_to_json(loaded.model.config, "");
+    for (const auto& [key, value] : wanted.items()) {
+      if (found[key] == value) continue;
+      fail(ErrorCode::kMismatch,
+           "{}: {}: expected {} (these settings), found {}: a resumed run keeps its shape",
+           (checkpoint / kConfigFile).string(), key, shown(value), shown(found[key]));
+    }
     draft.uuid = loaded.manifest.uuid;
     model = std::move(loaded.model);
   } else {
