@@ -16,13 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-# The quickstart's own program in about a minute: fewer layers, steps and scores, yet enough of them that
+# The quickstart's own program in a minute or two: fewer steps and scores, yet enough of them that
 # tests/atlas_demo_test.py finds the demonstration's answers.
 SOURCE = Path(__file__).resolve().parent.parent
-MODEL_SETTINGS = {
-    "model.layers": 4, "model.stem_layers": "full", "train.tokens_per_step": 1024, "train.steps": 1100,
-    "train.lr": 0.0015, "train.table_lr": 0.04, "train.eval_every": 0, "atlas.score_templates": 1,
-}
+MODEL_SETTINGS = {"train.steps": 900, "train.eval_every": 0, "atlas.score_templates": 1}
 MODEL_ARGUMENTS = [part for key, value in MODEL_SETTINGS.items() for part in ("--set", f"{key}={value}")]
 MODEL_TIMEOUT_S = 800
 COMMAND_TIMEOUT_S = 60
