@@ -76,20 +76,23 @@ void run_info(const InfoOptions& o) {
   const Manifest& m = opened.loaded.manifest;
   const Accounting a = account(c);
   if (o.json) {
-    fmt::print("{}", dump_json({{"model", o.model},
-                                {"uuid", uuid_text(m.uuid)},
-                                {"model_version", m.model_version},
-                                {"created", m.created},
-                                {"digests", "verified"},
-                                {"config", config_to_json(c, name_of(opened.model().table.dtype()))},
-                                {"tokenizer_size", opened.tokenizer().vocab_size()},
-                                {"dense_parameters", a.dense_parameters},
-                                {"table_parameters", a.table_parameters},
-                                {"active_parameters", a.active_parameters},
-                                {"deleted_parameters", a.deleted_parameters},
-                                {"flops_per_token", a.flops_per_token},
-                                {"flops_per_token_with_lookup", a.flops_per_token_with_lookup},
-                                {"machine", machine_text()}}));
+    fmt::print(
+        "{}",
+        dump_json({{"model", o.model},
+                   {"uuid", uuid_text(m.uuid)},
+                   {"model_version", m.model_version},
+                   {"created", m.created},
+                   {"digests", "verified"},
+                   {"config",
+                    config_to_json(c, opened.model().table.dtype() == DType::bf16 ? "bfloat16" : "float32")},
+                   {"tokenizer_size", opened.tokenizer().vocab_size()},
+                   {"dense_parameters", a.dense_parameters},
+                   {"table_parameters", a.table_parameters},
+                   {"active_parameters", a.active_parameters},
+                   {"deleted_parameters", a.deleted_parameters},
+                   {"flops_per_token", a.flops_per_token},
+                   {"flops_per_token_with_lookup", a.flops_per_token_with_lookup},
+                   {"machine", machine_text()}}));
     return;
   }
   const double table_bytes = static_cast<double>(a.table_parameters * size_of(opened.model().table.dtype()));
