@@ -52,8 +52,10 @@ Batch BatchStream::at(std::int64_t step) {
     while (starts_[document + 1] <= offset) ++document;
     const std::int64_t within = offset - starts_[document];
     const std::int64_t index = order_[document];
-    const std::int32_t token =
-        shard_.tokens[static_cast<std::size_t>(shard_.documents[static_cast<std::size_t>(index)] + within)];
+    const std::int64_t at = shard_.documents[static_cast<std::size_t>(index)] + within;
+    const std::int32_t token = shard_.tokens[static_cast<std::size_t>(at)];
+    // A token is the target of the one before it.
+    if (!batch.tokens.empty()) batch.targets.push_back(shard_.is_target(at) ? token : -1);
     if (static_cast<std::int64_t>(batch.tokens.size()) < n) {
       if (batch.documents.empty() || batch.documents.back() != index) batch.documents.push_back(index);
       starts_sequence = starts_sequence || (options_.document_mask && within == 0) ||
@@ -70,19 +72,42 @@ Batch BatchStream::at(std::int64_t step) {
     batch.tokens.push_back(token);
     ++offset;
   }
-  batch.targets.assign(batch.tokens.begin() + 1, batch.tokens.end());
   batch.tokens.pop_back();
   return batch;
 }
 
-void append_sequence(Batch& batch, const std::int32_t* tokens, std::int64_t count) {
+void append_sequence(Batch& batch, const TokenShard& shard, std::int64_t first, std::int64_t count) {
   const auto row = static_cast<std::int64_t>(batch.tokens.size());
   batch.segments.push_back({row, count, row, count});
-  for (std::int64_t i = 0; i < count; ++i) {
-    batch.tokens.push_back(tokens[i]);
-    batch.positions.push_back(static_cast<std::int32_t>(i));
-    batch.targets.push_back(i + 1 < count ? tokens[i + 1] : -1);
+  for (std::int64_t i = first; i < first + count; ++i) {
+    const bool has_target = i + 1 < first + count && shard.is_target(i + 1);
+    batch.tokens.push_back(shard.tokens[static_cast<std::size_t>(i)]);
+    batch.positions.push_back(static_cast<std::int32_t>(i - first));
+    batch.targets.push_back(has_target ? shard.tokens[static_cast<std::size_t>(i + 1)] : -1);
   }
+}
+
+std::vector<Batch> split(const Batch& batch, std::int64_t parts) {
+  const auto n = static_cast<std::int64_t>(batch.tokens.size());
+  std::vector<Batch> all;
+  for (const Segment& s : batch.segments) {
+    // Part p begins with the first segment at or behind token p·n/parts.
+    const auto p = static_cast<std::int64_t>(all.size());
+    if (all.empty() || (p < parts && s.q_row * parts >= p * n)) {
+      all.emplace_back();
+      all.back().documents = batch.documents;  // of the whole step: what a report names
+    }
+    Batch& part = all.back();
+    const auto row = static_cast<std::int64_t>(part.tokens.size());
+    const auto append = [&](const std::vector<std::int32_t>& from, std::vector<std::int32_t>& to) {
+      to.insert(to.end(), from.begin() + s.q_row, from.begin() + s.q_row + s.q_len);
+    };
+    append(batch.tokens, part.tokens);
+    append(batch.positions, part.positions);
+    append(batch.targets, part.targets);
+    part.segments.push_back({row, s.q_len, row, s.q_len});
+  }
+  return all;
 }
 
 }  // namespace stem

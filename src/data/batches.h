@@ -16,7 +16,8 @@ struct BatchOptions {
   std::uint64_t seed = 1;
 };
 
-/// One step's tokens. Targets are the next token of the stream, -1 where there is none.
+/// One step's tokens. Targets are the next token of the stream, -1 where there is none or the shard's loss
+/// mask says that it is none.
 struct Batch {
   std::vector<std::int32_t> tokens, positions, targets;  // [N]
   std::vector<Segment> segments;
@@ -43,8 +44,12 @@ class BatchStream {
   std::vector<std::int64_t> starts_;  // [d + 1] stream offset of each
 };
 
-/// Segments [first, first + count) of at most max_sequence tokens, positions from 0: for evaluation of plain
-/// token runs.
-void append_sequence(Batch& batch, const std::int32_t* tokens, std::int64_t count);
+/// Appends tokens [first, first + count) of `shard` as one segment, positions from 0: for evaluation. The
+/// last one has no target.
+void append_sequence(Batch& batch, const TokenShard& shard, std::int64_t first, std::int64_t count);
+
+/// `batch` cut between its segments into at most `parts` batches of about equal size, in order: the
+/// micro-batches of one step. The sum of their gradients is the gradient of `batch`.
+std::vector<Batch> split(const Batch& batch, std::int64_t parts);
 
 }  // namespace stem

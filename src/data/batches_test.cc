@@ -156,11 +156,62 @@ TEST(BatchStream, AShardWithoutTextIsRefused) {
   }
 }
 
+TEST(BatchStream, MaskedTokensAreReadButAreNoTargets) {
+  TokenShard shard = random_shard(3);
+  const BatchOptions options{37, 16, true, 5};
+  BatchStream plain_stream(shard, options);
+  std::vector<Batch> plain;
+  for (std::int64_t step = 0; step < 40; ++step) plain.push_back(plain_stream.at(step));
+  for (std::int64_t i = 0; i < shard.size(); ++i)
+    shard.loss_mask.push_back(static_cast<std::uint8_t>(i % 3 == 0));  // here token i has the id i
+  BatchStream stream(shard, options);
+  for (const Batch& before : plain) {
+    const Batch b = stream.at(&before - plain.data());
+    EXPECT_EQ(b.tokens, before.tokens);
+    for (std::size_t i = 0; i < b.targets.size(); ++i)
+      ASSERT_EQ(b.targets[i], before.targets[i] % 3 == 0 ? before.targets[i] : -1);
+  }
+  Batch eval;
+  append_sequence(eval, shard, 3, 5);
+  EXPECT_EQ(eval.targets, (std::vector<std::int32_t>{-1, -1, 6, -1, -1}));
+}
+
+TEST(Split, PartsAreWholeSegmentsInOrder) {
+  const TokenShard shard = random_shard(4);
+  const BatchOptions options{200, 16, true, 5};
+  BatchStream stream(shard, options);
+  for (const std::int64_t parts : {1, 2, 4, 7, 1000}) {
+    const Batch whole = stream.at(3);
+    const std::vector<Batch> all = split(whole, parts);
+    EXPECT_LE(static_cast<std::int64_t>(all.size()), parts);
+    Batch joined;
+    for (const Batch& part : all) {
+      BatchOptions own = options;
+      own.tokens_per_step = static_cast<std::int64_t>(part.tokens.size());
+      expect_well_formed(part, own);
+      EXPECT_LE(own.tokens_per_step, 200 / parts + 2 * 16);
+      joined.tokens.insert(joined.tokens.end(), part.tokens.begin(), part.tokens.end());
+      joined.targets.insert(joined.targets.end(), part.targets.begin(), part.targets.end());
+      joined.positions.insert(joined.positions.end(), part.positions.begin(), part.positions.end());
+      joined.segments.insert(joined.segments.end(), part.segments.begin(), part.segments.end());
+    }
+    EXPECT_EQ(joined.tokens, whole.tokens);
+    EXPECT_EQ(joined.targets, whole.targets);
+    EXPECT_EQ(joined.positions, whole.positions);
+    EXPECT_EQ(joined.segments.size(), whole.segments.size());
+    if (parts <= 7) {
+      EXPECT_EQ(static_cast<std::int64_t>(all.size()), parts);
+    }
+  }
+}
+
 TEST(AppendSequence, LastTokenHasNoTarget) {
   Batch batch;
-  const std::vector<std::int32_t> a{5, 6, 7}, b{8};
-  append_sequence(batch, a.data(), 3);
-  append_sequence(batch, b.data(), 1);
+  TokenShard shard;
+  shard.append(5, {6, 7});
+  shard.append(8, {});
+  append_sequence(batch, shard, 0, 3);
+  append_sequence(batch, shard, 3, 1);
   EXPECT_EQ(batch.tokens, (std::vector<std::int32_t>{5, 6, 7, 8}));
   EXPECT_EQ(batch.positions, (std::vector<std::int32_t>{0, 1, 2, 0}));
   EXPECT_EQ(batch.targets, (std::vector<std::int32_t>{6, 7, -1, -1}));

@@ -12,16 +12,29 @@ void TokenShard::append(std::int32_t start, const std::vector<std::int32_t>& ids
   tokens.push_back(start);
   tokens.insert(tokens.end(), ids.begin(), ids.end());
   documents.push_back(size());
+  if (!loss_mask.empty()) loss_mask.resize(tokens.size(), 1);
+}
+
+void TokenShard::append(std::int32_t start, const std::vector<std::int32_t>& ids,
+                        const std::vector<std::uint8_t>& is_target, bool start_is_target) {
+  require(is_target.size() == ids.size(), "one mask value per token");
+  loss_mask.resize(tokens.size(), 1);  // documents without a mask came before
+  loss_mask.push_back(start_is_target ? 1 : 0);
+  loss_mask.insert(loss_mask.end(), is_target.begin(), is_target.end());
+  append(start, ids);
 }
 
 void save_shard(const std::filesystem::path& path, const TokenShard& shard) {
   const auto n = shard.size(), d = static_cast<std::int64_t>(shard.documents.size());
   std::filesystem::path partial = path;
   partial += ".partial";
-  SafetensorsWriter writer(partial, {{"documents", DType::i64, {d}}, {"tokens", DType::i32, {n}}},
+  std::vector<TensorSpec> specs{{"documents", DType::i64, {d}}, {"tokens", DType::i32, {n}}};
+  if (!shard.loss_mask.empty()) specs.push_back({"loss_mask", DType::u8, {n}});
+  SafetensorsWriter writer(partial, specs,
                            {{"format", "stem-tokens/1"}, {"tokenizer_sha256", shard.tokenizer_digest}});
   writer.write("documents", shard.documents.data(), static_cast<std::uint64_t>(d) * sizeof(std::int64_t));
   writer.write("tokens", shard.tokens.data(), static_cast<std::uint64_t>(n) * sizeof(std::int32_t));
+  if (!shard.loss_mask.empty()) writer.write("loss_mask", shard.loss_mask.data(), shard.loss_mask.size());
   writer.close();
   std::filesystem::rename(partial, path);
 }
@@ -50,6 +63,19 @@ TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab,
   };
   read("documents", DType::i64, shard.documents);
   read("tokens", DType::i32, shard.tokens);
+  if (file.has("loss_mask")) {
+    read("loss_mask", DType::u8, shard.loss_mask);
+    if (shard.loss_mask.size() != shard.tokens.size()) {
+      fail(ErrorCode::kFormat, "{}: loss_mask: expected one value per token, {}, found {}", name,
+           shard.tokens.size(), shard.loss_mask.size());
+    }
+    const auto bad = std::find_if(shard.loss_mask.begin(), shard.loss_mask.end(),
+                                  [](std::uint8_t value) { return value > 1; });
+    if (bad != shard.loss_mask.end()) {
+      fail(ErrorCode::kFormat, "{}: loss_mask[{}]: expected 0 or 1, found {}", name,
+           bad - shard.loss_mask.begin(), *bad);
+    }
+  }
   if (shard.documents.size() < 2 || shard.documents.front() != 0 || shard.documents.back() != shard.size() ||
       !std::is_sorted(shard.documents.begin(), shard.documents.end(), std::less_equal<>())) {
     fail(ErrorCode::kFormat, "{}: documents: expected ascending offsets from 0 to {} (at least one document)",

@@ -70,6 +70,40 @@ TEST_F(ShardOnDisk, RoundTrip) {
   EXPECT_FALSE(fs::exists(dir / "train.tokens.partial"));
 }
 
+TEST_F(ShardOnDisk, ALossMaskMakesTheRoundTrip) {
+  EXPECT_TRUE(load_shard(path, 10, "abc").loss_mask.empty());
+  shard.append(0, {1, 2, 3}, {0, 1, 1});
+  shard.append(0, {4});
+  const std::vector<std::uint8_t> expected{1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1};
+  EXPECT_EQ(shard.loss_mask, expected);
+  save_shard(path, shard);
+  const TokenShard back = load_shard(path, 10, "abc");
+  EXPECT_EQ(back.loss_mask, expected);
+  EXPECT_TRUE(back.is_target(6));
+  EXPECT_FALSE(back.is_target(7));
+}
+
+TEST_F(ShardOnDisk, AWrongLossMaskIsNamed) {
+  shard.loss_mask = {1, 0, 1, 0, 2, 1, 1};
+  save_shard(path, shard);
+  EXPECT_EQ(failure(), "loss_mask[4]: expected 0 or 1, found 2");
+  const auto write_mask = [&](DType dtype, std::int64_t count) {
+    SafetensorsWriter writer(
+        path, {{"documents", DType::i64, {2}}, {"tokens", DType::i32, {2}}, {"loss_mask", dtype, {count}}},
+        {{"tokenizer_sha256", "abc"}});
+    const std::int64_t documents[] = {0, 2};
+    const std::int32_t zeros[] = {0, 0, 0};
+    writer.write("documents", documents, 16);
+    writer.write("tokens", zeros, 8);
+    writer.write("loss_mask", zeros, static_cast<std::uint64_t>(count * size_of(dtype)));
+    writer.close();
+  };
+  write_mask(DType::u8, 3);
+  EXPECT_EQ(failure(), "loss_mask: expected one value per token, 2, found 3");
+  write_mask(DType::i32, 2);
+  EXPECT_EQ(failure(), "loss_mask: expected one dimension of U8, found I32 [2]");
+}
+
 TEST_F(ShardOnDisk, AnIdOutsideTheVocabularyIsNamed) {
   EXPECT_EQ(failure(9, "abc", ErrorCode::kMismatch), "tokens[6]: expected an id in [0, 9), found 9");
   write({0, 2}, {3, -1});

@@ -15,6 +15,9 @@ namespace stem {
 class TokenGroups {
  public:
   explicit TokenGroups(std::span<const std::int32_t> tokens);
+  /// The positions of `tokens`, each grouped under its place among `distinct` (ascending, holds every one of
+  /// them); groups may be empty. So several micro-batches add to one row-sparse gradient.
+  TokenGroups(std::span<const std::int32_t> tokens, std::span<const std::int32_t> distinct);
 
   std::span<const std::int32_t> tokens() const { return tokens_; }  ///< [R]
   std::int64_t distinct() const { return static_cast<std::int64_t>(tokens_.size()); }
@@ -23,7 +26,8 @@ class TokenGroups {
   }
 
   /// The gradient of one STEM layer (or of the embedding) over `grads` [R, …]: layer's columns [first, first
-  /// + cols).
+  /// + cols). A `grads` without data but with columns stands for rows that want no gradient (frozen ones):
+  /// the result has no groups.
   RowGradients gradients(Out grads, std::int64_t first, std::int64_t cols) const;
 
  private:

@@ -56,6 +56,26 @@ TEST(TokenGroups, GradientsAreALayersColumnsOfTheRecords) {
   EXPECT_EQ(second.dtype, DType::f32);
 }
 
+TEST(TokenGroups, GroupsOfAWiderListMayBeEmpty) {
+  const std::vector<std::int32_t> tokens{9, 2, 9, 5, 2, 9};
+  const TokenGroups own(tokens), wide(tokens, std::vector<std::int32_t>{1, 2, 5, 7, 9});
+  EXPECT_EQ(wide.distinct(), 5);
+  EXPECT_EQ(wide.count(0), 0);
+  EXPECT_EQ(wide.count(1), 2);
+  EXPECT_EQ(wide.count(3), 0);
+  EXPECT_EQ(wide.count(4), 3);
+  const RowGradients a = own.gradients({}, 0, 1), b = wide.gradients({}, 0, 1);
+  EXPECT_EQ(std::vector<std::int32_t>(a.positions, a.positions + 6),
+            std::vector<std::int32_t>(b.positions, b.positions + 6));
+  EXPECT_EQ(b.offsets[5], 6);
+}
+
+TEST(TokenGroups, RowsThatWantNoGradientHaveNoGroups) {
+  const TokenGroups groups(std::vector<std::int32_t>{3, 1});
+  EXPECT_EQ(groups.gradients({nullptr, DType::f32, 0, 8, 8}, 0, 4).distinct, 0);
+  EXPECT_EQ(groups.gradients({}, 0, 4).distinct, 2);
+}
+
 TEST(TokenGroups, AnEmptyBatchHasNoGroups) {
   const TokenGroups groups({});
   EXPECT_EQ(groups.distinct(), 0);

@@ -199,7 +199,7 @@ EvalResult evaluate_loss(const Context& context, const Model& model, const Token
         run(batch);
         batch = {};
       }
-      append_sequence(batch, shard.tokens.data() + first, count);
+      append_sequence(batch, shard, first, count);
       seen += count;
     }
   }
