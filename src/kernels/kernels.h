@@ -82,6 +82,50 @@ struct GluKernels {
                                  const RowPointers& rows);
 };
 
+/// Which experts N positions read, k each, and where their rows lie: assignment (n, j), j < k, is row
+/// slots[n·k + j] of the experts' matrices [M, ·], in which the rows of expert e are [offsets[e], offsets[e +
+/// 1]), positions ascending, then padding. No assignment is ever dropped.
+struct Dispatch {
+  std::int64_t positions = 0;       ///< N
+  std::int64_t chosen = 0;          ///< k
+  std::int64_t experts = 0;         ///< E
+  std::int32_t* expert = nullptr;   ///< [N·k]
+  std::int32_t* slots = nullptr;    ///< [N·k]
+  std::int32_t* rows = nullptr;     ///< [M] position that a row belongs to, -1: padding, a row of zeros
+  std::int32_t* offsets = nullptr;  ///< [E + 1] first row of each expert; the last is M
+  std::int32_t* counts = nullptr;   ///< [E] assignments of each expert
+
+  std::int64_t row_count() const { return offsets[experts]; }  ///< M
+};
+
+/// Means over the N positions of a batch, in f64. With f_i = counts[i] / (N·k) and P_i the mean of p_i:
+struct RouterSums {
+  double balance = 0;  ///< E·Σ_i f_i P_i: 1 when either is uniform
+  double z = 0;        ///< mean of lse²
+  double entropy = 0;  ///< mean of −Σ_i p_i log p_i, nats
+};
+
+struct MoeKernels {
+  /// For each row of logits [N, E] wide: probabilities [N, E] = softmax, lse [1, N] = log Σ exp, expert [N·k]
+  /// the k largest in descending order (the lower id where equal), mix [N, k] = softmax over those k. All
+  /// wide.
+  void (*route)(Out probabilities, Out lse, Out mix, std::int32_t* expert, In logits);
+  RouterSums (*router_sums)(In probabilities, In lse, const Dispatch&);
+  /// d_logits [N, E] wide: through mix from d_mix [N, k], plus the gradient of balance·RouterSums::balance (f
+  /// is constant) and of z·RouterSums::z.
+  void (*route_backward)(Out d_logits, In d_mix, In mix, In probabilities, In lse, const Dispatch&,
+                         double balance, double z);
+
+  /// rows [M, D] = x [N, D] at the position of each row, zeros in padding. One dtype.
+  void (*gather)(Out rows, In x, const Dispatch&);
+  /// x [N, D] += Σ_j mix[n, j] · rows[slot (n, j)], j ascending. x and rows wide or narrow; a null mix is ones
+  /// (the backward of gather).
+  void (*combine)(Out x, In rows, In mix, const Dispatch&);
+  /// d_rows [M, D] = mix[n, j] · d_x[n], zeros in padding; d_mix [N, k] = ⟨d_x[n], rows[slot (n, j)]⟩, skipped
+  /// when null. d_x and mix wide, rows and d_rows of one dtype, wide or narrow; a null mix is ones.
+  void (*combine_backward)(Out d_rows, Out d_mix, In d_x, In rows, In mix, const Dispatch&);
+};
+
 struct EmbeddingKernels {
   /// x [N, D] wide = the rows.
   void (*gather)(Out x, const RowPointers& rows);
@@ -107,12 +151,31 @@ struct AdamW {
   float grad_scale = 1.0f;  ///< multiplies the gradient (clipping)
 };
 
+/// The updates 1 … n that a group of rows has had, so that a record that was away can make up for them. Entry
+/// t − 1 of each list belongs to update t. Source: stem-spec §3 (`exact`).
+struct AdamWHistory {
+  float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;
+  std::span<const double> rate;      ///< lr / (1 − β₁ᵗ)
+  std::span<const double> inv_c2;    ///< 1 / (1 − β₂ᵗ)
+  std::span<const double> keep;      ///< 1 − lr·decay, > 0
+  std::span<const double> log_keep;  ///< Σ log keep of updates 1 … t
+  double top_rate = 0;               ///< the largest `rate`
+
+  std::int64_t updates() const { return static_cast<std::int64_t>(rate.size()); }  ///< n
+};
+
 struct OptimizerKernels {
   /// Elementwise over [1, n] wide. `copy`, when given, receives the new weights in its dtype (bf16, nearest
   /// even).
   void (*adamw)(Out w, Out m, Out v, In g, Out copy, const AdamW& a);
   /// Rows ids[r] of w, m, v [V, C] with gradient row g [R, C]; ids are distinct.
   void (*adamw_rows)(Out w, Out m, Out v, In g, std::span<const std::int32_t> ids, const AdamW& a);
+  /// Rows ids[r] of w, m, v [V, C] from update from[r] to update n, with zero gradients: each step m ← β₁m,
+  /// v ← β₂v, w ← keep·w − rate·m / (√(v·inv_c2) + ε), as `adamw` would have done. Steps are replayed one by
+  /// one until top_rate·m / (…) lies below half a unit in the last place of w; from there on
+  /// m ← β₁ᵏm, v ← β₂ᵏv, w ← w·Π keep. Cost O(R·C·(steps until then, about 200)), never O(n).
+  void (*adamw_catch_up)(Out w, Out m, Out v, std::span<const std::int32_t> ids,
+                         std::span<const std::int64_t> from, const AdamWHistory& h);
   /// Σ g² in f64, fixed order.
   double (*squared_norm)(In g);
   /// dst = src with conversion of dtype (f32 -> bf16 rounds to nearest even). Same shape.
@@ -127,6 +190,7 @@ struct Kernels {
   RopeKernels rope;
   AttentionKernels attention;
   GluKernels glu;
+  MoeKernels moe;
   EmbeddingKernels embedding;
   LossKernels loss;
   OptimizerKernels optimizer;

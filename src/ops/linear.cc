@@ -42,4 +42,12 @@ void convert(const Context& ctx, Out dst, In src) {
   kernels_of(ctx).optimizer.convert(dst, src);
 }
 
+In as_type(const Context& ctx, In m, DType dtype) {
+  if (m.dtype == dtype) return m;
+  require(ctx.workspace != nullptr, "as_type: a context without workspace");
+  const Out copy = ctx.workspace->matrix(dtype, m.rows, m.cols);
+  convert(ctx, copy, m);
+  return copy;
+}
+
 }  // namespace stem

@@ -16,4 +16,7 @@ void linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, const Weigh
 /// dst = src in dst's dtype (f32 to bf16 rounds to nearest even).
 void convert(const Context&, Out dst, In src);
 
+/// m itself when it has that dtype, else its conversion in ctx.workspace.
+In as_type(const Context&, In m, DType dtype);
+
 }  // namespace stem

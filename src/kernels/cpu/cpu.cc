@@ -39,6 +39,7 @@ Kernels make_kernels() {
   kernels.rope = cpu::rope_kernels();
   kernels.attention = cpu::attention_kernels();
   kernels.glu = cpu::glu_kernels();
+  kernels.moe = cpu::moe_kernels();
   kernels.embedding = cpu::embedding_kernels();
   kernels.loss = cpu::loss_kernels();
   kernels.optimizer = cpu::optimizer_kernels();

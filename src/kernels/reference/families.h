@@ -10,6 +10,7 @@ NormKernels norm_kernels();
 RopeKernels rope_kernels();
 AttentionKernels attention_kernels();
 GluKernels glu_kernels();
+MoeKernels moe_kernels();
 EmbeddingKernels embedding_kernels();
 LossKernels loss_kernels();
 OptimizerKernels optimizer_kernels();

@@ -12,6 +12,7 @@ const Kernels& reference_kernels() {
       .rope = reference::rope_kernels(),
       .attention = reference::attention_kernels(),
       .glu = reference::glu_kernels(),
+      .moe = reference::moe_kernels(),
       .embedding = reference::embedding_kernels(),
       .loss = reference::loss_kernels(),
       .optimizer = reference::optimizer_kernels(),
