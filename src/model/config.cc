@@ -7,10 +7,13 @@
 namespace stem {
 namespace {
 
-constexpr std::string_view kVariantNames[] = {"dense", "stem", "stem_gate", "stem_additive"};
+constexpr std::string_view kVariantNames[] = {"dense",         "stem",     "stem_gate",
+                                              "stem_additive", "hash_moe", "moe"};
 constexpr std::int64_t kMaxExtent = std::int64_t{1}
                                     << 24;  // far above any model; keeps products inside int64
 constexpr std::int64_t kMaxLayers = 4096;
+constexpr std::int64_t kMaxExperts = 1024;
+constexpr std::int64_t kMaxSeed = std::int64_t{1} << 53;  // exact in every reader of JSON
 
 void check_range(std::string_view source, std::string_view field, std::int64_t value, std::int64_t low,
                  std::int64_t high) {
@@ -18,6 +21,25 @@ void check_range(std::string_view source, std::string_view field, std::int64_t v
     fail(ErrorCode::kUsage, "{}: {}: expected a number in [{}, {}], found {}", source, field, low, high,
          value);
   }
+}
+
+void validate_experts(const ModelConfig& c, std::string_view source) {
+  const ExpertShape shape = c.expert_shape();
+  check_range(source, "num_local_experts", shape.experts, 1, kMaxExperts);
+  check_range(source, "moe_intermediate_size", shape.width, 1, kMaxExtent);
+  const bool hashed = c.variant == FfnVariant::hash_moe;
+  if (shape.chosen < 1 || shape.chosen > (hashed ? 1 : shape.experts)) {
+    fail(ErrorCode::kUsage, "{}: num_experts_per_tok: expected {} for ffn_variant {}, found {}", source,
+         hashed ? "1" : fmt::format("a number in [1, num_local_experts = {}]", shape.experts),
+         name_of(c.variant), shape.chosen);
+  }
+  const auto check_coefficient = [&](const char* field, double value) {
+    if (!(value >= 0) || !(value <= 1e3))
+      fail(ErrorCode::kUsage, "{}: {}: expected a number in [0, 1000], found {}", source, field, value);
+  };
+  check_coefficient("router_aux_loss_coef", c.experts.balance_loss);
+  check_coefficient("router_z_loss_coef", c.experts.z_loss);
+  check_range(source, "hash_seed", c.experts.hash_seed, 0, kMaxSeed);
 }
 
 }  // namespace
@@ -36,11 +58,24 @@ FfnVariant ffn_variant_from(std::string_view name) {
 
 std::int64_t ModelConfig::stem_index(std::int64_t layer) const {
   const auto found = std::find(stem_layers.begin(), stem_layers.end(), layer);
-  return found == stem_layers.end() ? -1 : found - stem_layers.begin();
+  return found == stem_layers.end() || !has_table() ? -1 : found - stem_layers.begin();
 }
 
 FfnVariant ModelConfig::ffn_of(std::int64_t layer) const {
-  return stem_index(layer) < 0 ? FfnVariant::dense : variant;
+  const bool listed = std::find(stem_layers.begin(), stem_layers.end(), layer) != stem_layers.end();
+  return listed ? variant : FfnVariant::dense;
+}
+
+bool ModelConfig::is_mixture(std::int64_t layer) const {
+  return has_experts() && ffn_of(layer) != FfnVariant::dense;
+}
+
+ExpertShape ModelConfig::expert_shape() const {
+  if (!has_experts()) return {};
+  const bool hashed = variant == FfnVariant::hash_moe;
+  const auto or_default = [](std::int64_t value, std::int64_t own) { return value != 0 ? value : own; };
+  return {or_default(experts.experts, hashed ? 16 : 8), or_default(experts.chosen, hashed ? 1 : 2),
+          or_default(experts.width, hashed ? ffn : std::max<std::int64_t>(ffn / 2, 1))};
 }
 
 void ModelConfig::validate(std::string_view source) const {
@@ -86,6 +121,7 @@ void ModelConfig::validate(std::string_view source) const {
          variant == FfnVariant::dense ? "none" : "at least one", name_of(variant),
          fmt::join(stem_layers, ", "));
   }
+  if (has_experts()) validate_experts(*this, source);
 }
 
 std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers,
@@ -125,24 +161,36 @@ std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t
 }
 
 Json config_to_json(const ModelConfig& c, std::string_view torch_dtype) {
-  return Json{{"architectures", {"StemForCausalLM"}},
-              {"model_type", "stem"},
-              {"vocab_size", c.vocab},
-              {"hidden_size", c.width},
-              {"intermediate_size", c.ffn},
-              {"num_hidden_layers", c.layers},
-              {"num_attention_heads", c.heads},
-              {"num_key_value_heads", c.kv_heads},
-              {"head_dim", c.head_width},
-              {"rms_norm_eps", c.norm_eps},
-              {"rope_theta", c.rope_theta},
-              {"rope_scaling", nullptr},
-              {"max_position_embeddings", c.max_positions},
-              {"tie_word_embeddings", c.tied},
-              {"torch_dtype", torch_dtype},
-              {"hidden_act", "silu"},
-              {"ffn_variant", name_of(c.variant)},
-              {"stem_layers", c.stem_layers}};
+  Json json{{"architectures", {"StemForCausalLM"}},
+            {"model_type", "stem"},
+            {"vocab_size", c.vocab},
+            {"hidden_size", c.width},
+            {"intermediate_size", c.ffn},
+            {"num_hidden_layers", c.layers},
+            {"num_attention_heads", c.heads},
+            {"num_key_value_heads", c.kv_heads},
+            {"head_dim", c.head_width},
+            {"rms_norm_eps", c.norm_eps},
+            {"rope_theta", c.rope_theta},
+            {"rope_scaling", nullptr},
+            {"max_position_embeddings", c.max_positions},
+            {"tie_word_embeddings", c.tied},
+            {"torch_dtype", torch_dtype},
+            {"hidden_act", "silu"},
+            {"ffn_variant", name_of(c.variant)},
+            {"stem_layers", c.stem_layers}};
+  if (c.has_experts()) {
+    const ExpertShape shape = c.expert_shape();
+    json["num_local_experts"] = shape.experts;
+    json["num_experts_per_tok"] = shape.chosen;
+    json["moe_intermediate_size"] = shape.width;
+  }
+  if (c.variant == FfnVariant::hash_moe) json["hash_seed"] = c.experts.hash_seed;
+  if (c.variant == FfnVariant::moe) {
+    json["router_aux_loss_coef"] = c.experts.balance_loss;
+    json["router_z_loss_coef"] = c.experts.z_loss;
+  }
+  return json;
 }
 
 ModelConfig config_from_json(const Json& json, std::string_view source) {
@@ -177,6 +225,17 @@ ModelConfig config_from_json(const Json& json, std::string_view source) {
     }
     c.stem_layers.push_back(layer.get<std::int64_t>());
   }
+  if (c.has_experts()) {
+    c.experts.experts = get_int(json, "num_local_experts", source, 1, kMaxExperts);
+    c.experts.chosen = get_int(json, "num_experts_per_tok", source, 1, kMaxExperts);
+    c.experts.width = extent("moe_intermediate_size");
+  }
+  if (c.variant == FfnVariant::hash_moe)
+    c.experts.hash_seed = get_int(json, "hash_seed", source, 0, kMaxSeed);
+  if (c.variant == FfnVariant::moe) {
+    c.experts.balance_loss = get_number(json, "router_aux_loss_coef", source);
+    c.experts.z_loss = get_number(json, "router_z_loss_coef", source);
+  }
   c.validate(source);
   return c;
 }
@@ -184,18 +243,27 @@ ModelConfig config_from_json(const Json& json, std::string_view source) {
 Accounting account(const ModelConfig& c) {
   Accounting a;
   const std::int64_t attention = c.width * c.qkv_width() + c.heads * c.head_width * c.width;
-  std::int64_t matrices = 0;
+  const ExpertShape experts = c.expert_shape();
+  const std::int64_t expert = 3 * c.width * experts.width;
+  std::int64_t matrices = 0, idle = 0;  // idle: in experts that a token does not pass
   for (std::int64_t l = 0; l < c.layers; ++l) {
     const FfnVariant ffn = c.ffn_of(l);
+    matrices += attention;
+    if (c.is_mixture(l)) {
+      matrices += experts.experts * expert + (ffn == FfnVariant::moe ? experts.experts * c.width : 0);
+      a.expert_parameters += experts.experts * expert;
+      idle += (experts.experts - experts.chosen) * expert;
+      continue;
+    }
     const bool three = ffn == FfnVariant::dense || ffn == FfnVariant::stem_additive;
-    matrices += attention + (three ? 3 : 2) * c.width * c.ffn;
+    matrices += (three ? 3 : 2) * c.width * c.ffn;
     if (!three) a.deleted_parameters += c.width * c.ffn;
   }
   const std::int64_t head = c.vocab * c.width;
   a.dense_parameters = matrices + (c.tied ? 1 : 2) * head;
   a.table_parameters = c.table_shape().size();
-  a.active_parameters = a.dense_parameters + c.table_shape().record();
-  a.flops_per_token = 2.0 * static_cast<double>(matrices + head);
+  a.active_parameters = a.dense_parameters - idle + c.table_shape().record();
+  a.flops_per_token = 2.0 * static_cast<double>(matrices - idle + head);
   a.flops_per_token_with_lookup = a.flops_per_token + 2.0 * static_cast<double>(head);
   a.saved_share_per_stem_layer =
       static_cast<double>(c.ffn) / static_cast<double>(4 * c.width + 2 * c.max_positions + 3 * c.ffn);

@@ -12,12 +12,29 @@
 
 namespace stem {
 
-/// What the FFN of a STEM layer computes (stem-spec §1). Layers outside `stem_layers` are always dense.
-enum class FfnVariant { dense, stem, stem_gate, stem_additive };
+/// What the FFN of a layer in `stem_layers` computes (stem-spec §1). All other layers are dense.
+enum class FfnVariant { dense, stem, stem_gate, stem_additive, hash_moe, moe };
 
 std::string_view name_of(FfnVariant variant);
 /// Throws kUsage naming the known variants.
 FfnVariant ffn_variant_from(std::string_view name);
+
+/// Mixtures of experts (hash_moe and moe). Three counts: E experts, k of them for each token, each an SwiGLU
+/// of width F'.
+struct ExpertShape {
+  std::int64_t experts = 0;  ///< E
+  std::int64_t chosen = 0;   ///< k
+  std::int64_t width = 0;    ///< F'
+};
+
+/// What may be set about experts; a count of 0 is the variant's own: hash_moe 16 experts, 1 for each token,
+/// of width F; moe 8 experts, 2 for each token, of width F/2.
+struct ExpertOptions {
+  std::int64_t experts = 0, chosen = 0, width = 0;  ///< E, k (1 in hash_moe), F'
+  double balance_loss = 0.01;                       ///< coefficient of E·Σ f_i P_i, see ops/moe.h (moe)
+  double z_loss = 1e-3;                             ///< coefficient of mean(logsumexp²) (moe)
+  std::int64_t hash_seed = 1;                       ///< of the map from token to expert (hash_moe)
+};
 
 /// Shape letters of stem-spec: D width, F ffn, H heads, K kv_heads, A head width, V vocab, L layers.
 struct ModelConfig {
@@ -33,12 +50,24 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   bool tied = true;  ///< output head is the token embedding
   FfnVariant variant = FfnVariant::stem;
-  std::vector<std::int64_t> stem_layers;  ///< ascending, distinct, < L; empty only for a dense model
+  std::vector<std::int64_t>
+      stem_layers;        ///< where `variant` applies: ascending, distinct, < L; empty only for a dense model
+  ExpertOptions experts;  ///< read by hash_moe and moe alone
 
-  std::int64_t stem_layer_count() const { return static_cast<std::int64_t>(stem_layers.size()); }
-  /// Index of layer l among the STEM layers (0 .. S-1), or -1 when it is dense.
+  bool has_experts() const { return variant == FfnVariant::hash_moe || variant == FfnVariant::moe; }
+  /// Whether layers read rows of a STEM table: not when they are dense or mixtures of experts.
+  bool has_table() const { return !stem_layers.empty() && !has_experts(); }
+  /// S, layers that read a table; 0 without one.
+  std::int64_t stem_layer_count() const {
+    return has_table() ? static_cast<std::int64_t>(stem_layers.size()) : 0;
+  }
+  /// Index of layer l among the layers that read the table (0 .. S-1), or -1 when it reads none.
   std::int64_t stem_index(std::int64_t layer) const;
-  /// What layer l computes: `variant` in a STEM layer, dense elsewhere.
+  /// E, k, F' with the variant's own counts filled in; zeros without experts.
+  ExpertShape expert_shape() const;
+  /// Whether layer l is a mixture of experts.
+  bool is_mixture(std::int64_t layer) const;
+  /// What layer l computes: `variant` in a layer of `stem_layers`, dense elsewhere.
   FfnVariant ffn_of(std::int64_t layer) const;
   Heads attention_heads() const { return {heads, kv_heads, head_width}; }
   std::int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_width; }
@@ -46,7 +75,7 @@ struct ModelConfig {
 
   /// Throws kUsage, naming `source` and the field, when the shape is impossible: a zero or huge extent, heads
   /// that do not divide D (when head_width is D/H), kv_heads that do not divide heads, an odd head width, a
-  /// STEM layer >= L or listed twice.
+  /// STEM layer >= L or listed twice, more experts for a token than there are.
   void validate(std::string_view source) const;
 };
 
@@ -62,13 +91,15 @@ ModelConfig config_from_json(const Json& json, std::string_view source);
 
 /// Parameters and FLOPs per token (stem-spec §4).
 struct Accounting {
-  std::int64_t dense_parameters =
-      0;  ///< everything but the table, embedding and head included (once when tied), no norms
-  std::int64_t table_parameters = 0;    ///< V·S·F
-  std::int64_t active_parameters = 0;   ///< dense parameters plus one record (what one token switches on)
+  std::int64_t dense_parameters = 0;  ///< everything but the table: embedding and head (once when tied) and
+                                      ///< all experts included, no norms
+  std::int64_t expert_parameters = 0;  ///< of these, the experts': E·3·D·F' a mixture layer, without routers
+  std::int64_t table_parameters = 0;  ///< V·S·F
+  std::int64_t active_parameters =
+      0;  ///< what one token switches on: dense parameters less the experts not chosen, plus one record
   std::int64_t deleted_parameters = 0;  ///< projections that the variant leaves out, S·D·F
-  double flops_per_token =
-      0;  ///< forward, 2 per weight of every matrix product, without attention over the context
+  double flops_per_token = 0;  ///< forward, 2 per weight of every matrix product that a token passes (chosen
+                               ///< experts alone), without attention over the context
   double flops_per_token_with_lookup =
       0;  ///< the same, counting the embedding lookup as a product (as the paper prints)
   double saved_share_per_stem_layer = 0;  ///< F / (4D + 2C + 3F), C = max_positions

@@ -116,11 +116,12 @@ TEST(ModelConfig, LayerChoices) {
 }
 
 TEST(ModelConfig, VariantNames) {
-  for (const FfnVariant v :
-       {FfnVariant::dense, FfnVariant::stem, FfnVariant::stem_gate, FfnVariant::stem_additive})
+  for (const FfnVariant v : {FfnVariant::dense, FfnVariant::stem, FfnVariant::stem_gate,
+                             FfnVariant::stem_additive, FfnVariant::hash_moe, FfnVariant::moe})
     EXPECT_EQ(ffn_variant_from(name_of(v)), v);
   EXPECT_EQ(message([] { ffn_variant_from("stems"); }),
-            "ffn_variant: expected one of dense, stem, stem_gate, stem_additive, found \"stems\"");
+            "ffn_variant: expected one of dense, stem, stem_gate, stem_additive, hash_moe, moe, found "
+            "\"stems\"");
 }
 
 TEST(ModelConfig, StemIndex) {

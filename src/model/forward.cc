@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "model/experts.h"
 #include "ops/attention.h"
 #include "ops/embedding.h"
 #include "ops/glu.h"
@@ -79,18 +80,20 @@ void gated_product(const Context& ctx, FfnVariant ffn, const GateUp& in, const R
       return stem_gate_forward(ctx, h, in.up, rows.acquire(stem_index));
     case FfnVariant::stem_additive:
       return stem_additive_forward(ctx, h, in.gate, in.up, rows.acquire(stem_index));
+    case FfnVariant::hash_moe:
+    case FfnVariant::moe:
+      break;
   }
+  require(false, "a mixture of experts has no gated product of its own");
 }
 
 // x += W_d · h,  h = SiLU(W_g x̂) ⊙ U_l[t] in a STEM layer
-void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x,
-                       LayerSaved& s) {
+void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x,
+                       const LayerSaved& s) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
   const auto layer = static_cast<std::int64_t>(l);
   const FfnVariant ffn = c.ffn_of(layer);
-  if (s.x_mid.data != x.data) convert(ctx, s.x_mid, x);
-  rms_norm_forward(ctx, s.normed_ffn, s.inv_rms_ffn, x, model.weights.layers[l].ffn_norm, c.norm_eps);
   // In inference all layers share one buffer, wide enough for gate and up; a STEM layer uses half of it.
   const Out gate_up = s.gate_up.slice_cols(0, w.gate_up.rows);
   linear_forward(ctx, gate_up, s.normed_ffn, Weight{w.gate_up});
@@ -98,8 +101,20 @@ void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, co
   linear_forward(ctx, x, s.hidden, Weight{w.down}, true);
 }
 
-void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows,
-                        const TokenGroups& groups, Out d_x, const LayerSaved& s, Gradients& g) {
+void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
+                       const RowPlan& rows, Out x, LayerSaved& s, RouterStats& stats) {
+  const ModelConfig& c = model.config;
+  if (s.x_mid.data != x.data) convert(ctx, s.x_mid, x);
+  rms_norm_forward(ctx, s.normed_ffn, s.inv_rms_ffn, x, model.weights.layers[l].ffn_norm, c.norm_eps);
+  if (c.is_mixture(static_cast<std::int64_t>(l)))
+    experts_forward(ctx, model, l, batch, x, s, stats);
+  else
+    gated_ffn_forward(ctx, model, l, rows, x, s);
+}
+
+// d_normed [N, D] narrow from the residual gradient.
+void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows,
+                        const TokenGroups& groups, Out d_normed, In d_x, const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
   const LayerTensors& d_w = g.dense.layers[l];
@@ -107,17 +122,11 @@ void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, c
   const FfnVariant ffn = c.ffn_of(layer);
   const DType narrow = model.precision.narrow;
   Workspace::Scope scope(*ctx.workspace);
-  const std::int64_t n = d_x.rows;
 
-  Out d_y = d_x;
-  if (narrow != d_x.dtype) {
-    d_y = ctx.workspace->matrix(narrow, n, c.width);
-    convert(ctx, d_y, d_x);
-  }
-  const Out d_hidden = ctx.workspace->matrix(narrow, n, c.ffn);
-  linear_backward(ctx, d_hidden, d_w.down, d_y, s.hidden, Weight{w.down});
+  const Out d_hidden = ctx.workspace->matrix(narrow, d_x.rows, c.ffn);
+  linear_backward(ctx, d_hidden, d_w.down, as_type(ctx, d_x, narrow), s.hidden, Weight{w.down});
 
-  const Out d_gate_up = ctx.workspace->matrix(narrow, n, s.gate_up.cols);
+  const Out d_gate_up = ctx.workspace->matrix(narrow, d_x.rows, s.gate_up.cols);
   const GateUp in = halves(ffn, c.ffn, s.gate_up), d_in = halves(ffn, c.ffn, d_gate_up);
   const std::int64_t stem_index = c.stem_index(layer);
   const RowGradients d_rows =
@@ -136,10 +145,23 @@ void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, c
       stem_additive_backward(ctx, d_in.gate, d_in.up, d_rows, d_hidden, in.gate, in.up,
                              rows.acquire(stem_index));
       break;
+    case FfnVariant::hash_moe:
+    case FfnVariant::moe:
+      require(false, "a mixture of experts has no gated product of its own");
   }
-  const Out d_normed = ctx.workspace->matrix(narrow, n, c.width);
   linear_backward(ctx, d_normed, d_w.gate_up, d_gate_up, s.normed_ffn, Weight{w.gate_up});
-  rms_norm_backward(ctx, d_x, d_w.ffn_norm, d_normed, s.x_mid, model.weights.layers[l].ffn_norm,
+}
+
+void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows,
+                        const TokenGroups& groups, Out d_x, const LayerSaved& s, Gradients& g,
+                        RouterStats& stats) {
+  Workspace::Scope scope(*ctx.workspace);
+  const Out d_normed = ctx.workspace->matrix(model.precision.narrow, d_x.rows, d_x.cols);
+  if (model.config.is_mixture(static_cast<std::int64_t>(l)))
+    experts_backward(ctx, model, l, d_normed, d_x, s, g, stats);
+  else
+    gated_ffn_backward(ctx, model, l, rows, groups, d_normed, d_x, s, g);
+  rms_norm_backward(ctx, d_x, g.dense.layers[l].ffn_norm, d_normed, s.x_mid, model.weights.layers[l].ffn_norm,
                     s.inv_rms_ffn);
 }
 
@@ -152,13 +174,8 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
   Workspace::Scope scope(*ctx.workspace);
   const std::int64_t n = d_x.rows;
 
-  Out d_y = d_x;
-  if (narrow != d_x.dtype) {
-    d_y = ctx.workspace->matrix(narrow, n, c.width);
-    convert(ctx, d_y, d_x);
-  }
   const Out d_attended = ctx.workspace->matrix(narrow, n, c.heads * c.head_width);
-  linear_backward(ctx, d_attended, d_w.o, d_y, s.attended, Weight{w.o});
+  linear_backward(ctx, d_attended, d_w.o, as_type(ctx, d_x, narrow), s.attended, Weight{w.o});
 
   const Out d_qkv = ctx.workspace->matrix(narrow, n, c.qkv_width());
   const Qkv in = split(c, s.qkv), d_in = split(c, d_qkv);
@@ -173,8 +190,8 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
                     s.inv_rms_attention);
 }
 
-LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n,
-                          std::int64_t gate_up_width) {
+// What all layers have: everything but the FFN between its norm and the residual stream.
+LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n) {
   const ModelConfig& c = model.config;
   const DType wide = model.precision.wide;
   const DType narrow = ctx.inference ? wide : model.precision.narrow;
@@ -191,9 +208,13 @@ LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n
   s.qkv = memory.matrix(narrow, n, c.qkv_width());
   s.attended = memory.matrix(narrow, n, c.heads * c.head_width);
   s.normed_ffn = memory.matrix(narrow, n, c.width);
-  s.gate_up = memory.matrix(narrow, n, gate_up_width);
-  s.hidden = memory.matrix(narrow, n, c.ffn);
   return s;
+}
+
+void allocate_gated_ffn(const Context& ctx, const Model& model, std::int64_t gate_up_width, LayerSaved& s) {
+  const DType narrow = s.normed_ffn.dtype;
+  s.gate_up = ctx.workspace->matrix(narrow, s.normed_ffn.rows, gate_up_width);
+  s.hidden = ctx.workspace->matrix(narrow, s.normed_ffn.rows, model.config.ffn);
 }
 
 void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out x) {
@@ -225,10 +246,18 @@ Activations allocate_activations(const Context& ctx, const Model& model, std::in
   a.normed_final =
       ctx.workspace->matrix(ctx.inference ? model.precision.wide : model.precision.narrow, n, c.width);
   if (ctx.inference) {
-    a.layers.assign(static_cast<std::size_t>(c.layers), allocate_layer(ctx, model, n, 2 * c.ffn));
-  } else {
-    for (const LayerTensors& w : model.weights.layers)
-      a.layers.push_back(allocate_layer(ctx, model, n, w.gate_up.rows));
+    LayerSaved shared = allocate_layer(ctx, model, n);
+    allocate_gated_ffn(ctx, model, 2 * c.ffn, shared);
+    if (c.has_experts()) shared.experts = allocate_experts(ctx, model, n);
+    a.layers.assign(static_cast<std::size_t>(c.layers), shared);
+    return a;
+  }
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    LayerSaved& s = a.layers.emplace_back(allocate_layer(ctx, model, n));
+    if (c.is_mixture(l))
+      s.experts = allocate_experts(ctx, model, n);
+    else
+      allocate_gated_ffn(ctx, model, model.weights.layers[static_cast<std::size_t>(l)].gate_up.rows, s);
   }
   return a;
 }
@@ -236,12 +265,13 @@ Activations allocate_activations(const Context& ctx, const Model& model, std::in
 void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
                     Activations& a, KvCache* cache) {
   rows.prefetch();
+  a.router = {};
   embed(ctx, model, batch, a.x);
   for (std::size_t l = 0; l < a.layers.size(); ++l) {
     LayerSaved& s = a.layers[l];
     if (ctx.inference) s.x_in = s.x_mid = a.x;  // nothing reads them later: no copy
     attention_layer_forward(ctx, model, l, batch, a.x, s, cache);
-    ffn_layer_forward(ctx, model, l, rows, a.x, s);
+    ffn_layer_forward(ctx, model, l, batch, rows, a.x, s, a.router);
   }
   rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm,
                    model.config.norm_eps);
@@ -297,7 +327,7 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
   rms_norm_backward(ctx, d_x, g.dense.final_norm, d_normed, a.x, model.weights.final_norm, a.inv_rms_final);
 
   for (std::size_t l = a.layers.size(); l-- > 0;) {
-    ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g);
+    ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g, a.router);
     attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
   }
   if (c.tied)

@@ -13,6 +13,18 @@
 
 namespace stem {
 
+/// What a mixture of experts keeps: M rows sorted by expert, of which dispatch.row_count() are in use.
+struct ExpertsSaved {
+  Dispatch dispatch;
+  Out probabilities;  // [N, E] wide     of the router; null in hash_moe, as are lse and mix
+  Out lse;            // [1, N] wide     log Σ exp of its logits
+  Out mix;            // [N, k] wide     weights of the chosen experts
+  Out in;             // [M, D] narrow   rows of normed_ffn
+  Out gate_up;        // [M, 2F'] narrow
+  Out hidden;         // [M, F'] narrow
+  Out out;            // [M, D] narrow   before mixing
+};
+
 /// What the backward of one layer reads. N tokens of the batch; Fi = F, or 2F when the layer has gate and up.
 struct LayerSaved {
   Out x_in;               // [N, D] wide     residual stream before the layer
@@ -26,14 +38,29 @@ struct LayerSaved {
   Out normed_ffn;         // [N, D] narrow
   Out gate_up;            // [N, Fi] narrow  before the gated product
   Out hidden;             // [N, F] narrow   after it
+  ExpertsSaved experts;   // in place of the two in a mixture of experts
+};
+
+/// What the mixture layers of one pass did; all zero without such layers and, but for `seconds`, in
+/// inference.
+struct RouterStats {
+  std::int64_t layers = 0;  ///< mixture layers of the pass
+  double balance_loss = 0;  ///< summed over layers, coefficient included (ops/moe.h)
+  double z_loss = 0;        ///< summed over layers, coefficient included
+  double entropy = 0;       ///< nats, mean over layers: of the router's softmax; in hash_moe of the load
+  double load_ratio = 0;    ///< largest load of an expert / mean load, the largest over layers
+  double seconds = 0;       ///< in routers and in moving rows; backward adds its own
+
+  double auxiliary_loss() const { return balance_loss + z_loss; }
 };
 
 /// Activations of a whole pass, in the context's workspace.
 struct Activations {
   std::vector<LayerSaved> layers;  // [L]; in inference every entry is the same memory
-  Out x;              // [N, D] wide  residual stream; after forward_hidden: the last layer's output
-  Out inv_rms_final;  // [1, N] wide
-  Out normed_final;   // [N, D] narrow, what the head reads
+  Out x;               // [N, D] wide  residual stream; after forward_hidden: the last layer's output
+  Out inv_rms_final;   // [1, N] wide
+  Out normed_final;    // [N, D] narrow, what the head reads
+  RouterStats router;  // filled by forward_hidden and backward
 };
 
 /// Keys and values of earlier tokens, one matrix a layer: [capacity, K·A]. Segments address its rows.
@@ -62,18 +89,20 @@ void forward_logits(const Context& ctx, const Model& model, const Activations& a
 void forward_loss(const Context& ctx, const Model& model, const Activations& a,
                   std::span<const std::int32_t> targets, Out loss);
 
-/// Gradients of Σ weights[n]·loss[n].
+/// Gradients of Σ weights[n]·loss[n] + auxiliary_weight · RouterStats::auxiliary_loss().
 struct Gradients {
-  DenseTensors dense;  ///< wide, accumulate
-  Out rows;            ///< [R, S·F] wide, row r is the gradient of distinct token r's record; accumulates
-  Out embedding;       ///< [R, D] wide, only when untied; accumulates
+  double auxiliary_weight = 1.0;  ///< a batch's share of the step where several batches make one
+  DenseTensors dense;             ///< wide, accumulate
+  Out rows;       ///< [R, S·F] wide, row r is the gradient of distinct token r's record; accumulates
+  Out embedding;  ///< [R, D] wide, only when untied; accumulates
 };
 
 /// Zeroes gradients.dense and takes zeroed row gradients for `groups` from ctx.workspace.
 void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups,
                        Gradients& gradients);
 
-/// Loss per token [1, N] and all gradients, after forward_hidden on the same batch in training mode.
+/// Loss per token [1, N] (cross entropy alone) and all gradients, after forward_hidden on the same batch in
+/// training mode.
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
               const TokenGroups& groups, Activations& a, std::span<const std::int32_t> targets,
               std::span<const float> weights, Out loss, Gradients& gradients);

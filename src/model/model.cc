@@ -5,6 +5,7 @@
 #include "core/rng.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
+#include "ops/moe.h"
 
 namespace stem {
 namespace {
@@ -41,6 +42,10 @@ Model::Model(const ModelConfig& c, Precision p, bool with_table)
   if (c.stem_layer_count() > 0)
     table = with_table ? Table::in_memory(c.table_shape(), p.wide) : Table::absent(c.table_shape());
   rope_table(cos_sin, c.rope_theta);
+  if (c.variant == FfnVariant::hash_moe) {
+    for (std::int32_t t = 0; t < c.vocab; ++t)
+      hashed_expert.push_back(hash_expert(c.experts.hash_seed, t, c.expert_shape().experts));
+  }
   for_each_tensor(config, weights, [](const std::string&, Out view, TensorKind kind) {
     if (kind == TensorKind::norm) {
       for (std::int64_t i = 0; i < view.cols; ++i) store(view, 0, i, 1.0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "model/config.h"
 #include "model/weights.h"
@@ -20,11 +21,12 @@ struct Precision {
 struct Model {
   ModelConfig config;
   Precision precision;
-  DenseTensors weights;  ///< wide masters
-  DenseTensors compute;  ///< narrow copy that GEMMs read; empty when narrow == wide
-  Tensor embedding;      ///< [V, D] wide, only when untied
-  Table table;           ///< [V][S][F]; may be absent
-  Tensor cos_sin;        ///< [max_positions, A] wide, rotary table
+  DenseTensors weights;                     ///< wide masters
+  DenseTensors compute;                     ///< narrow copy that GEMMs read; empty when narrow == wide
+  Tensor embedding;                         ///< [V, D] wide, only when untied
+  Table table;                              ///< [V][S][F]; may be absent
+  Tensor cos_sin;                           ///< [max_positions, A] wide, rotary table
+  std::vector<std::int32_t> hashed_expert;  ///< [V] expert of each token, only in hash_moe
 
   Model() = default;
   /// Allocates everything, zeroed (norms one). `with_table` false leaves the table absent, to be mapped

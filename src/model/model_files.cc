@@ -93,12 +93,20 @@ Model read_model_files(const std::filesystem::path& dir, const ReadOptions& opti
     fail(ErrorCode::kMismatch, "{}: {}: expected [{}, {}] (vocab_size, hidden_size of config.json), found {}",
          weights.path(), head.name, c.vocab, c.width, head.described());
   }
+  const auto expect_down = [&](const std::string& name, std::int64_t width, const char* key) {
+    const TensorInfo& down = weights.info(name);
+    if (down.shape != std::vector<std::int64_t>{c.width, width}) {
+      fail(ErrorCode::kMismatch, "{}: {}: expected [{}, {}] (hidden_size, {} of config.json), found {}",
+           weights.path(), down.name, c.width, width, key, down.described());
+    }
+  };
+  const ExpertShape experts = c.expert_shape();
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    const TensorInfo& down = weights.info("model.layers." + std::to_string(l) + ".mlp.down_proj.weight");
-    if (down.shape != std::vector<std::int64_t>{c.width, c.ffn}) {
-      fail(ErrorCode::kMismatch,
-           "{}: {}: expected [{}, {}] (hidden_size, intermediate_size of config.json), found {}",
-           weights.path(), down.name, c.width, c.ffn, down.described());
+    const std::string mlp = "model.layers." + std::to_string(l) + ".mlp.";
+    if (!c.is_mixture(l)) expect_down(mlp + "down_proj.weight", c.ffn, "intermediate_size");
+    for (std::int64_t e = 0; c.is_mixture(l) && e < experts.experts; ++e) {
+      expect_down(mlp + "experts." + std::to_string(e) + ".down_proj.weight", experts.width,
+                  "moe_intermediate_size");
     }
   }
   Model model(c, options.precision, options.table_in_memory);

@@ -9,6 +9,7 @@ constexpr std::int64_t kAlignElements =
 DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
   std::int64_t used = 0;
   char* base = nullptr;
+  const ExpertShape experts = c.expert_shape();
   const auto take = [&](std::int64_t rows, std::int64_t cols) -> Out {
     const Out view{base == nullptr ? nullptr : base + used * size_of(dtype), dtype, rows, cols, cols};
     used += (rows * cols + kAlignElements - 1) / kAlignElements * kAlignElements;
@@ -25,6 +26,12 @@ DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
       t.qkv = take(c.qkv_width(), c.width);
       t.o = take(c.width, c.heads * c.head_width);
       t.ffn_norm = take(1, c.width);
+      if (c.is_mixture(l)) {
+        if (ffn == FfnVariant::moe) t.router = take(experts.experts, c.width);
+        t.experts_gate_up = take(experts.experts * 2 * experts.width, c.width);
+        t.experts_down = take(experts.experts * c.width, experts.width);
+        continue;
+      }
       t.gate_up = take((has_gate ? c.ffn : 0) + (has_up ? c.ffn : 0), c.width);
       if (has_gate && base != nullptr) t.gate = t.gate_up.slice_rows(0, c.ffn);
       if (has_up && base != nullptr) t.up = t.gate_up.slice_rows(t.gate_up.rows - c.ffn, c.ffn);

@@ -27,6 +27,10 @@ struct LayerTensors {
   Out gate_up;         // [F or 2F, D]: gate_proj then up_proj, whichever the variant has
   Out gate, up;        // [F, D] halves of gate_up; `stem` has no up, `stem_gate` no gate
   Out down;            // [D, F]
+  // A mixture of experts has these in place of gate_up and down.
+  Out router;           // [E, D], only in `moe`
+  Out experts_gate_up;  // [E·2F', D]: expert e's gate_proj, then up_proj, from row e·2F'
+  Out experts_down;     // [E·D, F']: expert e's down_proj from row e·D
 };
 
 /// All dense tensors of one model in one flat buffer: weights, their gradients, Adam's moments and the narrow
@@ -42,12 +46,14 @@ struct DenseTensors {
   Buffer buffer;
 };
 
-/// Calls visit(name, view, kind) for every tensor under its Hugging Face (Llama) name, in a fixed order.
+/// Calls visit(name, view, kind) for every tensor under its Hugging Face name (Llama's; of experts Mixtral's
+/// scheme with Llama's projections), in a fixed order.
 /// An untied token embedding is not among them: it is row-sparse and lives in Model::embedding.
 template <class Visitor>
 void for_each_tensor(const ModelConfig& config, const DenseTensors& tensors, Visitor&& visit) {
   const std::int64_t q = config.heads * config.head_width;
   const std::int64_t kv = config.kv_heads * config.head_width;
+  const ExpertShape experts = config.expert_shape();
   for (std::size_t l = 0; l < tensors.layers.size(); ++l) {
     const LayerTensors& t = tensors.layers[l];
     const std::string prefix = "model.layers." + std::to_string(l) + ".";
@@ -59,7 +65,17 @@ void for_each_tensor(const ModelConfig& config, const DenseTensors& tensors, Vis
     visit(prefix + "post_attention_layernorm.weight", t.ffn_norm, TensorKind::norm);
     if (t.gate) visit(prefix + "mlp.gate_proj.weight", t.gate, TensorKind::matrix_in);
     if (t.up) visit(prefix + "mlp.up_proj.weight", t.up, TensorKind::matrix_in);
-    visit(prefix + "mlp.down_proj.weight", t.down, TensorKind::matrix_out);
+    if (t.down) visit(prefix + "mlp.down_proj.weight", t.down, TensorKind::matrix_out);
+    if (t.router) visit(prefix + "mlp.gate.weight", t.router, TensorKind::matrix_in);
+    for (std::int64_t e = 0; t.experts_down && e < experts.experts; ++e) {
+      const std::string expert = prefix + "mlp.experts." + std::to_string(e) + ".";
+      const Out gate_up = t.experts_gate_up.slice_rows(2 * e * experts.width, 2 * experts.width);
+      visit(expert + "gate_proj.weight", gate_up.slice_rows(0, experts.width), TensorKind::matrix_in);
+      visit(expert + "up_proj.weight", gate_up.slice_rows(experts.width, experts.width),
+            TensorKind::matrix_in);
+      visit(expert + "down_proj.weight", t.experts_down.slice_rows(e * config.width, config.width),
+            TensorKind::matrix_out);
+    }
   }
   visit(std::string("model.norm.weight"), tensors.final_norm, TensorKind::norm);
   visit(std::string(config.tied ? "model.embed_tokens.weight" : "lm_head.weight"), tensors.head,

@@ -1,0 +1,179 @@
+#include "model/experts.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "ops/glu.h"
+#include "ops/linear.h"
+#include "ops/moe.h"
+
+namespace stem {
+namespace {
+
+// Adds the time until it is destroyed.
+class Timed {
+ public:
+  explicit Timed(double& seconds) : seconds_(seconds) {}
+  ~Timed() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  Timed(const Timed&) = delete;
+  Timed& operator=(const Timed&) = delete;
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// The part of `sorted` [M, ·] that belongs to expert e.
+Out rows_of(const Dispatch& d, std::int64_t e, Out sorted) {
+  return sorted.slice_rows(d.offsets[e], d.offsets[e + 1] - d.offsets[e]);
+}
+
+// Expert e's matrix of the stack `all` [E·rows, ·].
+Out expert_of(Out all, std::int64_t e, std::int64_t experts) {
+  const std::int64_t rows = all.rows / experts;
+  return all.slice_rows(e * rows, rows);
+}
+
+// The rows in use, of matrices that have room for every padding.
+ExpertsSaved in_use(const ExpertsSaved& s) {
+  ExpertsSaved used = s;
+  const std::int64_t m = s.dispatch.row_count();
+  for (Out* matrix : {&used.in, &used.gate_up, &used.hidden, &used.out}) *matrix = matrix->slice_rows(0, m);
+  return used;
+}
+
+void choose_experts(const Context& ctx, const Model& model, const LayerTensors& w, const TokenBatch& batch,
+                    In normed, ExpertsSaved& s) {
+  Dispatch& d = s.dispatch;
+  if (w.router) {
+    Workspace::Scope scope(*ctx.workspace);
+    const Out logits = ctx.workspace->matrix(model.precision.wide, d.positions, d.experts);
+    linear_forward(ctx, logits, normed, Weight{w.router});
+    route_forward(ctx, s.probabilities, s.lse, s.mix, d, logits);
+  } else {
+    for (std::int64_t n = 0; n < d.positions; ++n) {
+      const std::int32_t token = batch.tokens[static_cast<std::size_t>(n)];
+      d.expert[n] = model.hashed_expert[static_cast<std::size_t>(token)];
+    }
+  }
+  sort_by_expert(ctx, d);
+}
+
+void add_statistics(const Context& ctx, const ModelConfig& c, const ExpertsSaved& s, RouterStats& stats) {
+  const Dispatch& d = s.dispatch;
+  if (ctx.inference || d.positions == 0) return;
+  const double layers = static_cast<double>(c.stem_layers.size()),
+               assignments = static_cast<double>(d.positions * d.chosen);
+  ++stats.layers;
+  const std::int32_t largest = *std::max_element(d.counts, d.counts + d.experts);
+  stats.load_ratio =
+      std::max(stats.load_ratio, static_cast<double>(largest) * static_cast<double>(d.experts) / assignments);
+  if (s.probabilities) {
+    const RouterSums sums = router_sums(ctx, s.probabilities, s.lse, d);
+    stats.balance_loss += c.experts.balance_loss * sums.balance;
+    stats.z_loss += c.experts.z_loss * sums.z;
+    stats.entropy += sums.entropy / layers;
+    return;
+  }
+  for (std::int64_t e = 0; e < d.experts; ++e) {
+    const double share = static_cast<double>(d.counts[e]) / assignments;
+    if (share > 0) stats.entropy -= share * std::log(share) / layers;
+  }
+}
+
+}  // namespace
+
+ExpertsSaved allocate_experts(const Context& ctx, const Model& model, std::int64_t n) {
+  const ModelConfig& c = model.config;
+  const ExpertShape shape = c.expert_shape();
+  const DType wide = model.precision.wide, narrow = ctx.inference ? wide : model.precision.narrow;
+  const std::int64_t rows = max_dispatch_rows(ctx, n, shape.chosen, shape.experts);
+  Workspace& memory = *ctx.workspace;
+  ExpertsSaved s;
+  s.dispatch = allocate_dispatch(ctx, n, shape.chosen, shape.experts);
+  if (c.variant == FfnVariant::moe) {
+    s.probabilities = memory.matrix(wide, n, shape.experts);
+    s.lse = memory.matrix(wide, 1, n);
+    s.mix = memory.matrix(wide, n, shape.chosen);
+  }
+  s.in = memory.matrix(narrow, rows, c.width);
+  s.gate_up = memory.matrix(narrow, rows, 2 * shape.width);
+  s.hidden = memory.matrix(narrow, rows, shape.width);
+  s.out = memory.matrix(narrow, rows, c.width);
+  return s;
+}
+
+void experts_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch, Out x,
+                     LayerSaved& saved, RouterStats& stats) {
+  const LayerTensors& w = model.gemm_weights().layers[l];
+  const Dispatch& d = saved.experts.dispatch;
+  {
+    const Timed routing(stats.seconds);
+    choose_experts(ctx, model, w, batch, saved.normed_ffn, saved.experts);
+    dispatch_forward(ctx, saved.experts.in.slice_rows(0, d.row_count()), saved.normed_ffn, d);
+  }
+  const ExpertsSaved s = in_use(saved.experts);
+  for (std::int64_t e = 0; e < d.experts; ++e) {
+    linear_forward(ctx, rows_of(d, e, s.gate_up), rows_of(d, e, s.in),
+                   Weight{expert_of(w.experts_gate_up, e, d.experts)});
+  }
+  const std::int64_t f = s.hidden.cols;
+  swiglu_forward(ctx, s.hidden, s.gate_up.slice_cols(0, f), s.gate_up.slice_cols(f, f));
+  for (std::int64_t e = 0; e < d.experts; ++e) {
+    linear_forward(ctx, rows_of(d, e, s.out), rows_of(d, e, s.hidden),
+                   Weight{expert_of(w.experts_down, e, d.experts)});
+  }
+  const Timed routing(stats.seconds);
+  combine_forward(ctx, x, s.out, s.mix, d);
+  add_statistics(ctx, model.config, s, stats);
+}
+
+void experts_backward(const Context& ctx, const Model& model, std::size_t l, Out d_normed, In d_x,
+                      const LayerSaved& saved, Gradients& g, RouterStats& stats) {
+  const ModelConfig& c = model.config;
+  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerTensors& d_w = g.dense.layers[l];
+  const ExpertsSaved s = in_use(saved.experts);
+  const Dispatch& d = s.dispatch;
+  const DType narrow = model.precision.narrow, wide = model.precision.wide;
+  Workspace::Scope scope(*ctx.workspace);
+  Workspace& memory = *ctx.workspace;
+
+  const Out d_out = memory.matrix(narrow, s.out.rows, c.width);
+  const Out d_mix = s.mix ? memory.matrix(wide, d.positions, d.chosen) : Out{};
+  {
+    const Timed routing(stats.seconds);
+    combine_backward(ctx, d_out, d_mix, d_x, s.out, s.mix, d);
+  }
+  const std::int64_t f = s.hidden.cols;
+  const Out d_hidden = memory.matrix(narrow, s.hidden.rows, f);
+  for (std::int64_t e = 0; e < d.experts; ++e) {
+    linear_backward(ctx, rows_of(d, e, d_hidden), expert_of(d_w.experts_down, e, d.experts),
+                    rows_of(d, e, d_out), rows_of(d, e, s.hidden),
+                    Weight{expert_of(w.experts_down, e, d.experts)});
+  }
+  const Out d_gate_up = memory.matrix(narrow, s.gate_up.rows, 2 * f);
+  swiglu_backward(ctx, d_gate_up.slice_cols(0, f), d_gate_up.slice_cols(f, f), d_hidden,
+                  s.gate_up.slice_cols(0, f), s.gate_up.slice_cols(f, f));
+  const Out d_in = d_out;  // read for the last time above
+  for (std::int64_t e = 0; e < d.experts; ++e) {
+    linear_backward(ctx, rows_of(d, e, d_in), expert_of(d_w.experts_gate_up, e, d.experts),
+                    rows_of(d, e, d_gate_up), rows_of(d, e, s.in),
+                    Weight{expert_of(w.experts_gate_up, e, d.experts)});
+  }
+  const Timed routing(stats.seconds);
+  if (w.router) {
+    const Out d_logits = memory.matrix(wide, d.positions, d.experts);
+    route_backward(ctx, d_logits, d_mix, s.mix, s.probabilities, s.lse, d,
+                   g.auxiliary_weight * c.experts.balance_loss, g.auxiliary_weight * c.experts.z_loss);
+    linear_backward(ctx, d_normed, d_w.router, as_type(ctx, d_logits, narrow), saved.normed_ffn,
+                    Weight{w.router});
+  } else {
+    std::memset(d_normed.data, 0, static_cast<std::size_t>(d_normed.size() * size_of(d_normed.dtype)));
+  }
+  dispatch_backward(ctx, d_normed, d_in, d);
+}
+
+}  // namespace stem
