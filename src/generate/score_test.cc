@@ -44,6 +44,10 @@ class Scoring : public ::testing::Test {
     return generate(session, c.prompt, options);
   }
 
+  static ScoreOptions with_log(std::int64_t tokens_per_batch = 4096) {
+    return {true, true, tokens_per_batch};
+  }
+
   Workspace workspace;
   Context context{&cpu_kernels(), &workspace, false};
   Model model;
@@ -66,8 +70,8 @@ TEST_F(Scoring, ExactIsWhatGreedyGenerationGives) {
 
 TEST_F(Scoring, BatchesDoNotChangeResults) {
   for (auto& c : cases) c.wanted = {3, 4};
-  const auto whole = score_cases(context, model, cases, nullptr, true);
-  const auto single = score_cases(context, model, cases, nullptr, true, 1);
+  const auto whole = score_cases(context, model, cases, nullptr, with_log());
+  const auto single = score_cases(context, model, cases, nullptr, with_log(1));
   for (std::size_t i = 0; i < cases.size(); ++i) {
     EXPECT_EQ(whole[i].first, single[i].first);
     EXPECT_NEAR(whole[i].log_probability, single[i].log_probability, 1e-4);
@@ -75,11 +79,69 @@ TEST_F(Scoring, BatchesDoNotChangeResults) {
   }
 }
 
+// The choices of one question share its prompt; some differ in their last token alone, one is longer.
+std::vector<ScoreCase> questions(Rng& rng) {
+  std::vector<ScoreCase> all;
+  for (int q = 0; q < 5; ++q) {
+    ScoreCase c;
+    c.prompt.resize(1 + rng.below(6));
+    for (auto& t : c.prompt) t = static_cast<std::int32_t>(rng.below(50));
+    const auto any = [&] { return static_cast<std::int32_t>(rng.below(50)); };
+    const std::int32_t head = any();
+    for (const auto& wanted :
+         {std::vector{any()}, {any()}, {head, any()}, {head, any()}, {any(), any(), any()}}) {
+      c.wanted = wanted;
+      all.push_back(c);
+    }
+  }
+  return all;
+}
+
+TEST_F(Scoring, InInferenceSharedPromptsAndBatchesDoNotChangeABit) {
+  context.inference = true;
+  Rng rng(8, 0);
+  const std::vector<ScoreCase> all = questions(rng);
+  Overlay overlay;  // with a trigger: rows depend on the tokens before, cached ones included
+  overlay.put(model.table, {all[0].wanted[0], 0, {all[0].prompt.back()}, std::vector<float>(24, 2.0f)});
+  overlay.put(model.table, {all[0].prompt.front(), 1, {}, std::vector<float>(24, 1.0f)});
+  const auto whole = score_cases(context, model, all, &overlay, with_log());
+  const auto small = score_cases(context, model, all, &overlay, with_log(17));
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const auto alone = score_cases(context, model, {&all[i], 1}, &overlay, with_log());
+    EXPECT_EQ(whole[i].log_probability, alone[0].log_probability) << i;
+    EXPECT_EQ(small[i].log_probability, alone[0].log_probability) << i;
+    EXPECT_EQ(whole[i].first, alone[0].first) << i;
+    EXPECT_EQ(whole[i].exact, alone[0].exact) << i;
+  }
+}
+
+TEST_F(Scoring, InferenceAgreesWithSessionsAndTraining) {
+  Rng rng(8, 1);
+  const std::vector<ScoreCase> all = questions(rng);
+  const auto training = score_cases(context, model, all, nullptr, with_log());
+  context.inference = true;
+  const auto inference = score_cases(context, model, all, nullptr, with_log());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    EXPECT_NEAR(training[i].log_probability, inference[i].log_probability, 1e-4);
+    Session session(context, model);
+    std::span<const float> logits = session.feed(all[i].prompt);
+    double sum = 0.0;
+    for (const std::int32_t token : all[i].wanted) {
+      double total = 0.0;
+      for (const float l : logits) total += std::exp(static_cast<double>(l));
+      sum += static_cast<double>(logits[static_cast<std::size_t>(token)]) - std::log(total);
+      logits = session.feed({&token, 1});
+    }
+    EXPECT_NEAR(inference[i].log_probability, sum, 1e-5) << i;
+  }
+}
+
 TEST_F(Scoring, LogProbabilitiesOfAllTokensSumToOne) {
   std::vector<ScoreCase> all(50, cases[0]);
   for (std::int32_t t = 0; t < 50; ++t) all[static_cast<std::size_t>(t)].wanted = {t};
   double total = 0.0;
-  for (const auto& r : score_cases(context, model, all, nullptr, true)) total += std::exp(r.log_probability);
+  for (const auto& r : score_cases(context, model, all, nullptr, with_log()))
+    total += std::exp(r.log_probability);
   EXPECT_NEAR(total, 1.0, 1e-5);
 }
 
@@ -91,16 +153,16 @@ TEST_F(Scoring, AnEditOfOneCaseIsAnOverlayForItAlone) {
   Overlay overlay;
   const std::int32_t slot = edited.prompt[0];
   for (std::int32_t s = 0; s < 2; ++s) overlay.put(model.table, {slot, s, {}, std::vector<float>(24, 1.5f)});
-  const auto with = score_cases(context, model, cases, nullptr, true);
+  const auto with = score_cases(context, model, cases, nullptr, with_log());
   for (auto& c : cases) c.edits.clear();
-  const auto without = score_cases(context, model, cases, nullptr, true);
+  const auto without = score_cases(context, model, cases, nullptr, with_log());
   EXPECT_NE(with[2].log_probability, without[2].log_probability);
   for (std::size_t i = 0; i < cases.size(); ++i) {
     if (i == 2) continue;
     EXPECT_EQ(with[i].log_probability, without[i].log_probability) << i;
   }
   if (std::count(edited.prompt.begin(), edited.prompt.end(), slot) == 1) {
-    const auto over = score_cases(context, model, std::span(cases).subspan(2, 1), &overlay, true);
+    const auto over = score_cases(context, model, std::span(cases).subspan(2, 1), &overlay, with_log());
     EXPECT_NEAR(over[0].log_probability, with[2].log_probability, 1e-4);
   }
 }

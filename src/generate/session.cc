@@ -46,6 +46,11 @@ std::span<const float> Session::feed(std::span<const std::int32_t> tokens) {
   return logits_;
 }
 
+void Session::rewind(std::int64_t count) {
+  require(count >= 0 && count <= static_cast<std::int64_t>(tokens_.size()), "rewind within what was fed");
+  tokens_.resize(static_cast<std::size_t>(count));  // cached rows beyond are overwritten before they are read
+}
+
 std::int32_t sample(std::span<const float> logits, const SampleOptions& options, std::uint64_t rng_counter) {
   const auto best = std::max_element(logits.begin(), logits.end());
   if (options.temperature <= 0.0) return static_cast<std::int32_t>(best - logits.begin());

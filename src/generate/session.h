@@ -24,6 +24,9 @@ class Session {
   /// Throws kUsage when an id is not in the vocabulary or the context is full.
   std::span<const float> feed(std::span<const std::int32_t> tokens);
 
+  /// Forgets all but the first `count` tokens: what follows is as if only these had been fed.
+  void rewind(std::int64_t count);
+
   const std::vector<std::int32_t>& tokens() const { return tokens_; }
   std::int64_t capacity() const { return cache_.capacity(); }
 

@@ -67,6 +67,16 @@ TEST_F(SmallSession, AFullContextIsRefusedAndNothingIsLost) {
   EXPECT_EQ(Session(context, model, nullptr, 1000).capacity(), 20);
 }
 
+TEST_F(SmallSession, RewindIsAsIfTheRestHadNeverBeenFed) {
+  Session session(context, model), other(context, model);
+  session.feed(std::vector<std::int32_t>{1, 2, 3, 4, 5});
+  session.rewind(2);
+  const auto a = session.feed(std::vector<std::int32_t>{9, 8});
+  const auto b = other.feed(std::vector<std::int32_t>{1, 2, 9, 8});
+  EXPECT_EQ(session.tokens(), other.tokens());
+  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size_bytes()), 0);
+}
+
 TEST_F(SmallSession, GreedyGenerationStopsAtTheLimitTheStopTokenAndTheFullContext) {
   const std::vector<std::int32_t> prompt{1, 2, 3};
   SampleOptions options;
