@@ -8,7 +8,6 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "report/page_check.h"
-#include "report/run_report.h"
 
 namespace stem {
 namespace {
@@ -223,52 +222,6 @@ TEST(AtlasReport, WrongTypesAreNamed) {
   EXPECT_EQ(message({{"score", {{"templates", {1}}}}}),
             "results: templates: expected an array of objects, found 1");
   EXPECT_NE(message(Json::array()), "accepted");
-}
-
-RunLog run(const char* name, double speed, double rate, int steps) {
-  RunLog log{name,
-             {{"train", {{"learning_rate", rate}, {"steps", steps}}}, {"model", {{"ffn_variant", "stem"}}}},
-             {}};
-  Rng rng(7, static_cast<std::uint64_t>(steps));
-  for (int step = 1; step <= steps; ++step) {
-    Json line = {{"step", step},
-                 {"loss", (1 + 6 * std::exp(-step * rate / 0.1)) * (1 + 0.05 * rng.normal())},
-                 {"lr", rate * (1 - 0.9 * step / steps)},
-                 {"tokens_per_s", speed},
-                 {"seconds", step * 4096 / speed},
-                 {"norm_dense", 1 + 3 * std::exp(-step / 50.0)},
-                 {"norm_table", 0.3}};
-    if (step % 50 == 0) line["eval_loss"] = 1.1 + 6 * std::exp(-step * rate / 0.1);
-    log.metrics.push_back(std::move(line));
-  }
-  return log;
-}
-
-TEST(RunReport, ComparesRuns) {
-  const std::vector<RunLog> runs{run("dense <1>", 30000, 0.002, 300), run("stem third", 36000, 0.003, 300),
-                                 run("stem full", 41000, 0.003, 400)};
-  const std::string page = run_report(runs);
-  std::ofstream(STEM_BINARY_DIR "/run_report_sample.html") << page;
-  expect_sound(page);
-  const std::size_t differ = page.find("Where the runs differ"),
-                    shared = page.find("Settings that all runs share");
-  ASSERT_NE(differ, std::string::npos);
-  ASSERT_NE(shared, std::string::npos);
-  EXPECT_LT(page.find("train.learning_rate", differ), shared);
-  EXPECT_GT(page.find("model.ffn_variant"), shared);
-  EXPECT_TRUE(has(page, "dense &lt;1&gt;"));
-  EXPECT_TRUE(has(page, "36,000"));
-}
-
-TEST(RunReport, OddLogs) {
-  expect_sound(run_report({}));
-  const std::vector<RunLog> odd{{"nothing", Json(), {}},
-                                {"<b>",
-                                 {{"a", nullptr}, {"b", {1, 2}}},
-                                 {{{"step", 1}, {"loss", nullptr}}, {{"loss", NAN}}, Json::object()}},
-                                {"one", {{"a", 1}}, {{{"step", 1}, {"loss", 2.0}}}}};
-  expect_sound(run_report(odd));
-  for (const RunLog& log : odd) expect_sound(run_report({&log, 1}));
 }
 
 }  // namespace

@@ -136,6 +136,16 @@ std::string percent(double share, int decimals) {
   return std::isfinite(share) ? fixed(100 * share, decimals) + "\u00A0%" : "–";
 }
 
+std::string scaled(double value) {
+  if (!std::isfinite(value)) return "–";
+  const char* const units[] = {"", "k", "M", "G", "T", "P", "E"};
+  std::size_t unit = 0;
+  while (std::abs(value) >= 999.5 && unit < 6) value /= 1000, ++unit;
+  if (unit == 0) return significant(value);
+  const double size = std::abs(value);
+  return fmt::format("{}\u00A0{}", fixed(value, size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2), units[unit]);
+}
+
 std::string byte_size(double bytes) {
   if (!std::isfinite(bytes)) return "–";
   const char* const units[] = {"bytes", "kB", "MB", "GB", "TB"};

@@ -57,6 +57,7 @@ std::string grouped(double value);                      ///< 1,234,567
 std::string fixed(double value, int decimals);          ///< 1.234
 std::string significant(double value, int digits = 3);  ///< 0.00123, 12.3, 1.2e-07
 std::string percent(double share, int decimals = 1);    ///< 0.982 -> "98.2 %"
+std::string scaled(double value);                       ///< "39.0 M", with k, M, G, T, P, E
 std::string byte_size(double bytes);                    ///< "1.6 MB" (powers of 1000)
 std::string duration(double seconds);                   ///< "1 min 42 s"
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "report/page_style.h"
+#include "report/svg.h"
 
 namespace stem {
 namespace {
@@ -112,6 +113,10 @@ std::string Page::finish() const {
              title_, Html{std::string(kPageStyle)}, title_, subtitle_, nav, body_,
              Html{sections_.empty() ? "" : "</section>\n"})
       .text;
+}
+
+Html swatch(std::size_t colour) {
+  return html("<i class=\"swatch\" style=\"background:var(--s{})\"></i>", colour % kColours);
 }
 
 Html meter(double share) {

@@ -54,6 +54,9 @@ class Page {
   Html body_;
 };
 
+/// A short bar in the colour of a chart's series, before its name: tables as legends.
+Html swatch(std::size_t colour);
+
 /// A share in [0, 1] as a small bar and a number, for table cells.
 Html meter(double share);
 

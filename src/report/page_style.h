@@ -5,13 +5,13 @@
 
 namespace stem {
 
-// s0 … s5 are the colours of chart series; "donor" (s1) is whatever the edit brings in, "own" what it
+// s0 … s9 are the colours of chart series; "donor" (s1) is whatever the edit brings in, "own" what it
 // replaces.
 inline constexpr std::string_view kPageStyle = R"css(
 :root{color-scheme:light dark;--paper:#fbfaf7;--panel:#fff;--ink:#1d2430;--muted:#5f6978;--line:#e0ddd4;--track:#eeece5;
---s0:#2a5fb0;--s1:#c4501b;--s2:#2b7f5c;--s3:#8657a6;--s4:#94700f;--s5:#5c6675;--tint:#fbeee7;--own:#7a8494}
+--s0:#2a5fb0;--s1:#c4501b;--s2:#2b7f5c;--s3:#8657a6;--s4:#94700f;--s5:#5c6675;--s6:#c2317e;--s7:#0b7f93;--s8:#6b8e1f;--s9:#8a4b2a;--tint:#fbeee7;--own:#7a8494}
 @media (prefers-color-scheme:dark){:root{--paper:#13161b;--panel:#1a1e25;--ink:#e4e7eb;--muted:#9aa4b1;--line:#2d333d;
---track:#262c35;--s0:#7db0f7;--s1:#f29a63;--s2:#6fcaa0;--s3:#c6a3e3;--s4:#dcb758;--s5:#a9b3c0;--tint:#38261c;--own:#8f99a8}}
+--track:#262c35;--s0:#7db0f7;--s1:#f29a63;--s2:#6fcaa0;--s3:#c6a3e3;--s4:#dcb758;--s5:#a9b3c0;--s6:#f58bbf;--s7:#5ccbdd;--s8:#b5d36b;--s9:#d3a283;--tint:#38261c;--own:#8f99a8}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
@@ -68,9 +68,14 @@ svg .mono{font:14px ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",mon
 svg .mono.small{font-size:12px}svg .quiet{fill:var(--muted);opacity:.75}
 svg .mono.answer{font-size:20px;font-weight:700}svg .answer.own{fill:var(--own)}svg .answer.donor{fill:var(--s1)}
 .grid{stroke:var(--line);stroke-width:1}.axis{stroke:var(--own);stroke-width:1;fill:none}
-.line0,.line1,.line2,.line3,.line4,.line5{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.line0{stroke:var(--s0)}.line1{stroke:var(--s1)}.line2{stroke:var(--s2)}.line3{stroke:var(--s3)}.line4{stroke:var(--s4)}.line5{stroke:var(--s5)}
-.fill0{fill:var(--s0)}.fill1{fill:var(--s1)}.fill2{fill:var(--s2)}.fill3{fill:var(--s3)}.fill4{fill:var(--s4)}.fill5{fill:var(--s5)}
+.line0,.line1,.line2,.line3,.line4,.line5,.line6,.line7,.line8,.line9{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.line0{stroke:var(--s0)}.line1{stroke:var(--s1)}.line2{stroke:var(--s2)}.line3{stroke:var(--s3)}.line4{stroke:var(--s4)}
+.line5{stroke:var(--s5)}.line6{stroke:var(--s6)}.line7{stroke:var(--s7)}.line8{stroke:var(--s8)}.line9{stroke:var(--s9)}
+.fill0{fill:var(--s0)}.fill1{fill:var(--s1)}.fill2{fill:var(--s2)}.fill3{fill:var(--s3)}.fill4{fill:var(--s4)}
+.fill5{fill:var(--s5)}.fill6{fill:var(--s6)}.fill7{fill:var(--s7)}.fill8{fill:var(--s8)}.fill9{fill:var(--s9)}
+svg .text0{fill:var(--s0)}svg .text1{fill:var(--s1)}svg .text2{fill:var(--s2)}svg .text3{fill:var(--s3)}svg .text4{fill:var(--s4)}
+svg .text5{fill:var(--s5)}svg .text6{fill:var(--s6)}svg .text7{fill:var(--s7)}svg .text8{fill:var(--s8)}svg .text9{fill:var(--s9)}
+.name{white-space:nowrap}.mark{stroke-width:1.6}.swatch{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:.5em;vertical-align:middle}
 .bar{fill-opacity:.72}.faint{stroke-width:1;stroke-opacity:.35}.lone{stroke-width:6}.track{fill:var(--track)}
 .chip{fill:var(--panel);stroke:var(--own);stroke-width:1}.chip.slot{fill:var(--tint);stroke:var(--s1);stroke-width:2}
 .row{stroke-width:1.3}.row.own{fill:none;stroke:var(--own);stroke-dasharray:4 3}.row.donor{fill:var(--tint);stroke:var(--s1)}
@@ -82,7 +87,7 @@ svg .mono.answer{font-size:20px;font-weight:700}svg .answer.own{fill:var(--own)}
 .tiles{grid-template-columns:1fr 1fr;gap:8px}.tiles b{font-size:1.08rem}dl{grid-template-columns:minmax(5rem,8rem) 1fr;gap:.35rem .8rem}
 .share span{display:none}section{margin-top:2.4rem}.beside,.beside.three{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light;--paper:#fff;--panel:#fff;--ink:#111;--muted:#555;--line:#d5d5d5;--track:#eee;--s0:#2a5fb0;
---s1:#c4501b;--s2:#2b7f5c;--s3:#8657a6;--s4:#94700f;--s5:#5c6675;--tint:#fbeee7;--own:#7a8494}
+--s1:#c4501b;--s2:#2b7f5c;--s3:#8657a6;--s4:#94700f;--s5:#5c6675;--s6:#c2317e;--s7:#0b7f93;--s8:#6b8e1f;--s9:#8a4b2a;--tint:#fbeee7;--own:#7a8494}
 body{font-size:10.5pt}nav{display:none}figure,table,.compare,.tiles,.note{break-inside:avoid}h2{break-after:avoid}
 section{margin-top:1.8rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 )css";

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
+#include <utility>
 
 namespace stem {
 namespace {
@@ -47,7 +49,11 @@ struct Scale {
 
 std::string tick_text(double value) {
   const double size = std::abs(value);
-  if (size >= 1e6 && size < 1e15) return significant(value / 1e6, 6) + "M";
+  constexpr std::pair<double, const char*> kUnits[] = {
+      {1e18, "E"}, {1e15, "P"}, {1e12, "T"}, {1e9, "G"}, {1e6, "M"}};
+  for (const auto& [unit, name] : kUnits) {
+    if (size >= unit && size < 1e21) return significant(value / unit, 6) + name;
+  }
   if (size >= 1e4 && size < 1e6) return significant(value / 1e3, 6) + "k";
   return significant(value, 6);
 }
@@ -111,7 +117,7 @@ void draw_axes(Html& out, const Frame& frame, const std::string& x_label, const 
         "text-anchor=\"end\">{}</text>",
         frame.left, at, frame.right, frame.left - 7, at + 4, y_text(tick));
   }
-  for (const double tick : nice_ticks(frame.x.range.low, frame.x.range.high, x_ticks)) {
+  for (const double tick : nice_ticks(frame.x.range.low, frame.x.range.high, x_ticks, frame.x.log)) {
     const double at = frame.x(tick);
     out += html(
         "<path d=\"M{:.1f} {:.1f}v5\" class=\"axis\"/><text x=\"{:.1f}\" y=\"{:.1f}\" class=\"label\" "
@@ -144,6 +150,7 @@ std::vector<std::size_t> thinned(const Series& series, std::size_t points, std::
 }
 
 void draw_series(Html& out, const Frame& frame, const Series& series, bool log) {
+  const bool log_x = frame.x.log;
   const std::size_t points = std::min(series.x.size(), series.y.size());
   std::string path;
   Html dots;
@@ -151,7 +158,7 @@ void draw_series(Html& out, const Frame& frame, const Series& series, bool log) 
   std::size_t run = 0;
   for (const std::size_t i :
        thinned(series, points, static_cast<std::size_t>(2 * (frame.right - frame.left)), log)) {
-    if (!usable(series.x[i], false) || !usable(series.y[i], log)) {
+    if (!usable(series.x[i], log_x) || !usable(series.y[i], log)) {
       pen_down = false;
       continue;
     }
@@ -160,16 +167,55 @@ void draw_series(Html& out, const Frame& frame, const Series& series, bool log) 
     run = pen_down ? run + 1 : 0;
     pen_down = true;
     if (series.dots)
-      dots +=
-          html("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" class=\"fill{}\"/>", x, y, series.colour % 6);
+      dots += html("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" class=\"fill{}\"/>", x, y,
+                   series.colour % kColours);
   }
   if (!path.empty())
-    out += html("<path d=\"{}\" class=\"line{}{}\"/>", path, series.colour % 6, series.faint ? " faint" : "");
+    out += html("<path d=\"{}\" class=\"line{}{}\"/>", path, series.colour % kColours,
+                series.faint ? " faint" : "");
   // A lone point has no line to be seen by.
   if (!series.dots && points > 0 && path.find('L') == std::string::npos && !path.empty()) {
-    out += html("<path d=\"{}h0.1\" class=\"line{} lone\"/>", path, series.colour % 6);
+    out += html("<path d=\"{}h0.1\" class=\"line{} lone\"/>", path, series.colour % kColours);
   }
   out += dots;
+}
+
+// Rings around single points; the title is what a browser shows under the pointer.
+void draw_marks(Html& out, const Frame& frame, const Series& series) {
+  constexpr std::size_t kMost = 200;
+  for (const Series::Mark& mark : std::span(series.marks).first(std::min(series.marks.size(), kMost))) {
+    if (!usable(mark.x, frame.x.log) || !usable(mark.y, frame.y.log)) continue;
+    out +=
+        html("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"5\" class=\"line{} mark\"><title>{}</title></circle>",
+             frame.x(mark.x), frame.y(mark.y), series.colour % kColours, mark.text);
+  }
+}
+
+struct EndName {
+  std::string name;
+  std::size_t colour = 0;
+  double value = 0;
+};
+
+// Each name as near to its line's end as the others allow: pushed down from the top, then up from the bottom.
+void draw_end_names(Html& out, const Frame& frame, std::vector<EndName> ends) {
+  constexpr double kLine = 14;
+  std::stable_sort(ends.begin(), ends.end(),
+                   [](const EndName& a, const EndName& b) { return a.value > b.value; });
+  std::vector<double> at(ends.size());
+  double limit = frame.top;
+  for (std::size_t i = 0; i < ends.size(); ++i) {
+    at[i] = std::max(frame.y(ends[i].value), limit);
+    limit = at[i] + kLine;
+  }
+  limit = frame.bottom;
+  for (std::size_t i = ends.size(); i-- > 0;) {
+    at[i] = std::min(at[i], limit);
+    limit = at[i] - kLine;
+  }
+  for (std::size_t i = 0; i < ends.size(); ++i)
+    out += html("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"text{}\">{}</text>", frame.right + 7, at[i] + 4,
+                ends[i].colour, ends[i].name);
 }
 
 }  // namespace
@@ -225,28 +271,44 @@ Html line_chart(const LineChart& chart, double width) {
   const double height = width >= 600 ? 320 : 270;
   Range x, y;
   std::vector<LegendEntry> entries;
+  std::vector<EndName> ends;
   for (const Series& series : chart.series) {
-    bool any = false;
+    std::size_t last = series.x.size();
     for (std::size_t i = 0; i < std::min(series.x.size(), series.y.size()); ++i) {
-      if (!usable(series.x[i], false) || !usable(series.y[i], chart.log_y)) continue;
+      if (!usable(series.x[i], chart.log_x) || !usable(series.y[i], chart.log_y)) continue;
       x.add(series.x[i]), y.add(series.y[i]);
-      any = true;
+      last = i;
     }
-    if (any && !series.name.empty()) entries.push_back({series.name, series.colour % 6, false, series.dots});
+    for (const Series::Mark& mark : series.marks) {
+      if (usable(mark.x, chart.log_x) && usable(mark.y, chart.log_y)) x.add(mark.x), y.add(mark.y);
+    }
+    if (last == series.x.size() || series.name.empty()) continue;
+    entries.push_back({series.name, series.colour % kColours, false, series.dots});
+    ends.push_back({shortened(series.name, 18), series.colour % kColours, series.y[last]});
   }
   if (x.empty()) return nothing_to_show(width, chart.y_label);
-  x.widen_if_flat(false), y.widen_if_flat(chart.log_y);
+  x.widen_if_flat(chart.log_x), y.widen_if_flat(chart.log_y);
   if (chart.log_y)
     y.low /= std::pow(y.high / y.low, 0.04), y.high *= std::pow(y.high / y.low, 0.02);
   else if (y.low > 0 && y.low < 0.35 * y.high)
     y.low = 0;
 
   Html out = open(width, height, fmt::format("{} by {}", chart.y_label, chart.x_label));
+  const bool at_ends = chart.names_at_ends && width >= 600;
+  double right = width - 18;
+  if (at_ends) {
+    std::size_t longest = 0;
+    for (const EndName& end : ends) longest = std::max(longest, characters(end.name));
+    right -= kCharacter * static_cast<double>(longest);
+    entries.clear();
+  }
   const double top = legend(out, entries, 56, width - 10, 0) + 26;
-  const Frame frame{{x, 56, width - 18}, {y, height - 44, top, chart.log_y}, 56, width - 18, top,
-                    height - 44};
+  const Frame frame{
+      {x, 56, right, chart.log_x}, {y, height - 44, top, chart.log_y}, 56, right, top, height - 44};
   draw_axes(out, frame, chart.x_label, chart.y_label, width >= 600 ? 8 : 5, tick_text);
   for (const Series& series : chart.series) draw_series(out, frame, series, chart.log_y);
+  for (const Series& series : chart.series) draw_marks(out, frame, series);
+  if (at_ends) draw_end_names(out, frame, std::move(ends));
   out.text += "</svg>";
   return out;
 }
@@ -262,7 +324,8 @@ Html histogram(const Histogram& chart, double width) {
     for (std::size_t i = 0; i < std::min(bins, series.values.size()); ++i) {
       if (usable(series.values[i], false)) y.add(std::max(series.values[i], 0.0));
     }
-    if (!series.values.empty()) entries.push_back({series.name, series.colour % 6, entries.empty(), false});
+    if (!series.values.empty())
+      entries.push_back({series.name, series.colour % kColours, entries.empty(), false});
   }
   if (bins == 0 || !ascending || y.empty() || !usable(chart.edges.front(), false) ||
       !usable(chart.edges.back(), false)) {
@@ -294,12 +357,77 @@ Html histogram(const Histogram& chart, double width) {
       } else if (value > 0) {
         out +=
             html("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" class=\"fill{} bar\"/>",
-                 x0, at, std::max(x1 - x0 - 0.6, 0.4), frame.bottom - at, series.colour % 6);
+                 x0, at, std::max(x1 - x0 - 0.6, 0.4), frame.bottom - at, series.colour % kColours);
       }
     }
-    if (!outline.empty()) out += html("<path d=\"{}\" class=\"line{}\"/>", outline, series.colour % 6);
+    if (!outline.empty()) out += html("<path d=\"{}\" class=\"line{}\"/>", outline, series.colour % kColours);
   }
   out.text += "</svg>";
+  return out;
+}
+
+Html interval_chart(const IntervalChart& chart, double width) {
+  Range x;
+  double longest = 4, texts = 0;
+  for (const auto& line : chart.lines) {
+    if (!usable(line.value, false)) continue;
+    x.add(line.value);
+    for (const double end : {line.low, line.high}) {
+      if (usable(end, false)) x.add(end);
+    }
+    for (const double point : line.points) {
+      if (usable(point, false)) x.add(point);
+    }
+    longest = std::max(longest, static_cast<double>(characters(line.label)));
+    texts = std::max(texts, static_cast<double>(characters(line.text)));
+  }
+  if (x.empty()) return nothing_to_show(width, chart.x_label);
+  const bool has_reference = usable(chart.reference, false);
+  if (has_reference) x.add(chart.reference);
+  x.widen_if_flat(false);
+  const double pad = 0.04 * (x.high - x.low);
+  x.low -= pad, x.high += pad;
+  const double line_height = 30, left = std::min(longest * kCharacter + 14, 0.34 * width);
+  const double right = width - (width >= 600 ? texts * kCharacter + 14 : 10), top = has_reference ? 22 : 6;
+  const double bottom = top + line_height * static_cast<double>(chart.lines.size());
+  const Scale scale{x, left, std::max(right, left + 60)};
+  Html out = open(width, bottom + 44, chart.x_label);
+  for (const double tick : nice_ticks(x.low, x.high, width >= 600 ? 7 : 4)) {
+    out += html(
+        "<path d=\"M{0:.1f} {1:.1f}V{2:.1f}\" class=\"grid\"/><text x=\"{0:.1f}\" y=\"{3:.1f}\" "
+        "class=\"label\" "
+        "text-anchor=\"middle\">{4}</text>",
+        scale(tick), top, bottom, bottom + 17, tick_text(tick));
+  }
+  if (has_reference) {
+    out += html("<path d=\"M{0:.1f} {1:.1f}V{2:.1f}\" class=\"axis\"/>", scale(chart.reference), top, bottom);
+    out += html("<text x=\"{:.1f}\" y=\"13\" class=\"label\" text-anchor=\"middle\">{}</text>",
+                scale(chart.reference), chart.reference_name);
+  }
+  double y = top + line_height / 2;
+  for (const auto& line : chart.lines) {
+    const std::size_t colour = line.colour % kColours;
+    out += html("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"label strong\" text-anchor=\"end\">{}</text>",
+                left - 10, y + 4, shortened(line.label, static_cast<std::size_t>(left / kCharacter)));
+    for (const double point : line.points) {
+      if (usable(point, false))
+        out += html("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"2.6\" class=\"fill{} bar\"/>", scale(point),
+                    y + 8, colour);
+    }
+    if (usable(line.value, false)) {
+      if (usable(line.low, false) && usable(line.high, false))
+        out += html("<path d=\"M{:.1f} {:.1f}H{:.1f}\" class=\"line{}\"/>", scale(line.low), y,
+                    scale(line.high), colour);
+      out += html("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4.5\" class=\"fill{}\"/>", scale(line.value), y,
+                  colour);
+    }
+    if (width >= 600)
+      out += html("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"label strong\" text-anchor=\"end\">{}</text>",
+                  width - 2, y + 4, line.text);
+    y += line_height;
+  }
+  out += html("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"label\" text-anchor=\"end\">{}</text></svg>", scale.to,
+              bottom + 36, chart.x_label);
   return out;
 }
 
@@ -324,7 +452,7 @@ Html bar_chart(const BarChart& chart, double width) {
                 left, y + 5, room);
     out +=
         html("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"20\" rx=\"2\" class=\"fill{} bar\"/>",
-             left, y + 5, size, bar.colour % 6);
+             left, y + 5, size, bar.colour % kColours);
     out += html("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"label strong\">{}</text>", left + room + 8, y + 19,
                 bar.text);
     y += line;

@@ -37,6 +37,12 @@ TEST(Html, Numbers) {
   EXPECT_EQ(fixed(1.23456, 2), "1.23");
   EXPECT_EQ(byte_size(1'600'000), "1.6\u00A0MB");
   EXPECT_EQ(byte_size(512), "512\u00A0bytes");
+  EXPECT_EQ(scaled(39'000'000), "39.0\u00A0M");
+  EXPECT_EQ(scaled(999), "999");
+  EXPECT_EQ(scaled(999.6), "1.00\u00A0k");
+  EXPECT_EQ(scaled(4.79e13), "47.9\u00A0T");
+  EXPECT_EQ(scaled(-1e30), "−1000000000000\u00A0E");
+  EXPECT_EQ(scaled(NAN), "–");
   EXPECT_EQ(duration(102), "1 min 42 s");
   EXPECT_EQ(duration(59.97), "1 min 0 s");
   EXPECT_EQ(duration(-1), "–");
@@ -108,6 +114,41 @@ TEST(Svg, OddValuesStayInThePicture) {
       EXPECT_FALSE(has(chart, bad)) << bad << "\n" << chart.text;
   }
   EXPECT_LT(charts.back().text.size(), 30'000u);
+}
+
+TEST(Svg, NamesStandAtTheLinesEndsAndDoNotCover) {
+  LineChart chart{
+      "x", "y", {{"one", {0, 1}, {1, 2.00}}, {"two", {0, 1}, {1, 2.01}}, {"<3>", {0, 1}, {1, 5}}}};
+  chart.names_at_ends = true;
+  chart.series[0].marks.push_back({0.5, 4.0, "a \"mark\""});
+  const Html wide = line_chart(chart, 678), narrow = line_chart(chart, 336);
+  for (const Html& drawn : {wide, narrow}) EXPECT_EQ(markup_fault(drawn.text), "");
+  EXPECT_TRUE(has(wide, "class=\"text2\">&lt;3&gt;") || has(wide, "class=\"text0\">&lt;3&gt;"));
+  EXPECT_TRUE(has(wide, "<title>a &quot;mark&quot;</title>"));
+  EXPECT_FALSE(has(narrow, "class=\"text0\""));  // a legend there
+  const auto y_of = [&](std::string_view name) {
+    const std::size_t end = wide.text.find(fmt::format(">{}</text>", name));
+    return std::stod(wide.text.substr(wide.text.rfind(" y=\"", end) + 4));
+  };
+  EXPECT_GE(y_of("one") - y_of("two"), 13.9);
+}
+
+TEST(Svg, Intervals) {
+  IntervalChart chart;
+  chart.x_label = "difference";
+  chart.reference_name = "dense";
+  chart.lines = {{"third", -0.1, -0.2, 0.0, {-0.15, -0.05}, "−0.1", 1},
+                 {"<one>", 0.2, NAN, NAN, {0.2}, "\"", 12},
+                 {"none", NAN, NAN, NAN, {}, "–", 2}};
+  for (const double width : {678.0, 336.0}) {
+    const Html drawn = interval_chart(chart, width);
+    EXPECT_EQ(markup_fault(drawn.text), "");
+    EXPECT_FALSE(has(drawn, "nan"));
+    EXPECT_TRUE(has(drawn, "class=\"line1\""));
+    EXPECT_TRUE(has(drawn, "class=\"fill2\"/>"));  // colours begin again
+    EXPECT_TRUE(has(drawn, ">dense</text>"));
+  }
+  EXPECT_TRUE(has(interval_chart({}, 336), "no data"));
 }
 
 TEST(Svg, LongSeriesAreThinnedButKeepTheirSpikes) {
