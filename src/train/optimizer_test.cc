@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -36,8 +37,10 @@ struct Bench {
   Gradients gradients;
   Rng rng{17, 0};
 
-  explicit Bench(const Kernels& kernels, bool tied = true)
-      : context{&kernels, &workspace, false}, model(small(tied), {}), optimizer(model) {
+  explicit Bench(const Kernels& kernels, bool tied = true, const std::string& freeze = "")
+      : context{&kernels, &workspace, false},
+        model(small(tied), {}),
+        optimizer(model, TableOptimizer::lazy, Freeze(freeze, model)) {
     init_weights(model, 3);
   }
   void draw(const std::vector<std::int32_t>& tokens, double size = 0.01) {
@@ -51,7 +54,10 @@ struct Bench {
   StepNorms update(const std::vector<std::int32_t>& tokens, std::int64_t step, const GroupOptions& dense,
                    const GroupOptions& rows) {
     const TokenGroups groups(tokens);
-    return optimizer.update(context, model, gradients, groups.tokens(), step, dense, rows);
+    const StepNorms norms = optimizer.norms(context, model, gradients);
+    optimizer.update(context, model, gradients, groups.tokens(), norms, dense, rows);
+    EXPECT_EQ(optimizer.updates(), step);
+    return norms;
   }
 };
 
@@ -161,8 +167,63 @@ TEST_P(OptimizerOn, MomentsOfARowWaitWhileItsTokenIsAway) {
   EXPECT_EQ(b.optimizer.table.last_step[4], 2);
 }
 
+TEST_P(OptimizerOn, FrozenTensorsNeverMoveAndDoNotCount) {
+  const GroupOptions decays{0.01f, 0.5f, 1.0f};
+  Bench b(kernels(), false, "model.layers.0.*, embed*,tables");
+  EXPECT_FALSE(b.optimizer.table.present());  // no memory for moments that nobody needs
+  const auto table = copy_of(b.model.table.records()), embedding = copy_of(b.model.embedding.view);
+  const auto frozen = copy_of(b.model.weights.layers[0].down),
+             other = copy_of(b.model.weights.layers[1].down);
+  b.draw({3, 7});
+  b.gradients.rows = b.gradients.embedding = {};
+  const double all = b.update({3, 7}, 1, decays, decays).dense;
+  EXPECT_EQ(copy_of(b.model.table.records()), table);
+  EXPECT_EQ(copy_of(b.model.embedding.view), embedding);
+  EXPECT_EQ(copy_of(b.model.weights.layers[0].down), frozen);
+  EXPECT_NE(copy_of(b.model.weights.layers[1].down), other);
+  for (const float m : copy_of(b.optimizer.m.layers[0].down)) EXPECT_EQ(m, 0.0f);
+  // Padding of the flat buffer was drawn, too: the norm is that of the tensors that train.
+  double squared = 0;
+  for_each_tensor(b.model.config, b.gradients.dense, [&](const std::string& name, Out view, TensorKind) {
+    if (!name.starts_with("model.layers.0.")) squared += b.context.kernels->optimizer.squared_norm(view);
+  });
+  EXPECT_NEAR(all, std::sqrt(squared), 1e-6 * all);
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, OptimizerOn, testing::Values("reference", "cpu"),
                          [](const auto& test) { return std::string(test.param); });
+
+TEST(Freeze, PatternsNameTensors) {
+  const Model model(small(false), {}), tied(small(true), {});
+  const auto count = [](const Freeze& f) { return std::count(f.dense.begin(), f.dense.end(), true); };
+  const Freeze none("", model);
+  EXPECT_FALSE(none.table || none.embedding || none.any_dense());
+  const Freeze tables("tables", model);
+  EXPECT_TRUE(tables.table);
+  EXPECT_FALSE(tables.embedding || tables.any_dense());
+  const Freeze dense("dense", model);
+  EXPECT_FALSE(dense.table);
+  EXPECT_TRUE(dense.embedding);
+  EXPECT_EQ(count(dense), static_cast<std::ptrdiff_t>(dense.dense.size()));
+  EXPECT_EQ(count(Freeze("q_proj.weight", model)), 2);
+  EXPECT_EQ(count(Freeze("embed*", model)), 0);
+  EXPECT_TRUE(Freeze("embed*", model).embedding);
+  EXPECT_EQ(count(Freeze("embed*", tied)), 1);  // the head is the embedding
+  EXPECT_TRUE(Freeze("stem.*", model).table);
+  const auto verdict = [&](const char* patterns) -> std::string {
+    try {
+      Freeze(patterns, model);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kUsage);
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(verdict("tables,layers.7.*"),
+            "train.freeze: expected tables, dense, or a glob over tensor names, found \"layers.7.*\", which "
+            "matches none of this model's");
+  EXPECT_EQ(verdict("dense,tables"), "train.freeze: \"dense,tables\" leaves nothing to train");
+}
 
 TEST(LearningRate, WarmsUpLinearlyThenFallsAsACosineToTheFloor) {
   const auto at = [](std::int64_t step) { return learning_rate(2.0, step, 10, 110); };

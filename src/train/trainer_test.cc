@@ -11,6 +11,7 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/reference/reference.h"
 #include "model/model_files.h"
 
 namespace stem {
@@ -56,13 +57,15 @@ TrainOptions options(std::int64_t steps = 8) {
 
 struct TrainingRun {
   Workspace workspace;
-  Context context{&cpu_kernels(), &workspace, false};
+  Context context;
   TokenShard shard = counting_shard();
   Model model;
   Trainer trainer;
 
   TrainingRun(const ModelConfig& c, const TrainOptions& o, Precision precision = {}, std::uint64_t seed = 5)
-      : model(c, precision), trainer(context, model, shard, o) {
+      : context{precision.wide == DType::f64 ? &reference_kernels() : &cpu_kernels(), &workspace, false},
+        model(c, precision),
+        trainer(context, model, shard, o) {
     init_weights(model, seed);
     model.refresh_compute(context);
   }
@@ -93,22 +96,30 @@ TEST_F(TrainState, AResumedRunEndsWithTheSameBits) {
     FfnVariant variant;
     bool tied;
     DType narrow;
+    const char* table_optimizer;
   };
   for (const Case& k :
-       {Case{FfnVariant::stem, true, DType::f32}, Case{FfnVariant::stem, false, DType::bf16},
-        Case{FfnVariant::stem_additive, false, DType::f32}, Case{FfnVariant::dense, true, DType::f32}}) {
-    SCOPED_TRACE(fmt::format("{} tied {} {}", name_of(k.variant), k.tied, name_of(k.narrow)));
+       {Case{FfnVariant::stem, true, DType::f32, "lazy"}, Case{FfnVariant::stem, false, DType::bf16, "lazy"},
+        Case{FfnVariant::stem, false, DType::f32, "exact"},
+        Case{FfnVariant::stem_additive, false, DType::f32, "lazy"},
+        Case{FfnVariant::dense, true, DType::f32, "lazy"}}) {
+    SCOPED_TRACE(
+        fmt::format("{} tied {} {} {}", name_of(k.variant), k.tied, name_of(k.narrow), k.table_optimizer));
     const ModelConfig c = small(k.variant, k.tied);
     const Precision precision{DType::f32, k.narrow};
-    TrainingRun whole(c, options(), precision), first(c, options(), precision);
+    TrainOptions o = options();
+    o.table_optimizer = k.table_optimizer;
+    o.table_decay = 0.1;
+    TrainingRun whole(c, o, precision), first(c, o, precision);
     whole.steps(8);
     first.steps(3);
+    first.trainer.evaluate(first.shard);  // looking at a run does not change it
     fs::remove_all(dir);
     fs::create_directories(dir);
     write_model_files(dir, first.model);
     first.trainer.write_state(dir);
 
-    TrainingRun second(c, options(), precision, 77);  // other weights: all must come from the files
+    TrainingRun second(c, o, precision, 77);  // other weights: all must come from the files
     second.model = read_model_files(dir, {precision, true});
     second.model.refresh_compute(second.context);
     second.trainer.read_state(dir);
@@ -148,6 +159,18 @@ TEST_F(TrainState, AStateOfOtherOptionsOrShapeIsRefused) {
             (dir / "train_state.json").string() +
                 ": run.train.lr: expected 1.0 (this run's), found 0.003: a resumed run keeps its "
                 "options");
+  o = options();
+  o.data_digest = "abc";
+  EXPECT_NE(
+      verdict(c, o).find("run.data_sha256: expected \"abc\" (this run's), found \"\": a resumed run keeps "
+                         "its training text"),
+      std::string::npos);
+  o = options();
+  o.table_optimizer = "exact";
+  EXPECT_NE(verdict(c, o).find("run.train.table_optimizer: expected \"exact\""), std::string::npos);
+  o = options();
+  o.on_spike = "skip";
+  EXPECT_EQ(verdict(c, o), "no error");  // how a run goes on is a free choice
   o = options();
   o.batch.seed = 9;
   EXPECT_NE(verdict(c, o).find("run.train.data_seed: expected 9"), std::string::npos);
@@ -214,6 +237,216 @@ TEST(Trainer, ALossThatIsNoNumberNamesStepAndDocuments) {
     EXPECT_TRUE(std::string(e.what()).starts_with("step 2: the loss is not a number (documents "))
         << e.what();
   }
+}
+
+TEST(Trainer, AStepOfMicroBatchesIsTheStepOfTheWholeBatch) {
+  for (const DType wide : {DType::f32, DType::f64}) {
+    for (const bool tied : {true, false}) {
+      SCOPED_TRACE(fmt::format("{} tied {}", name_of(wide), tied));
+      TrainOptions o = options();
+      const ModelConfig c = small(FfnVariant::stem, tied);
+      TrainingRun whole(c, o, {wide, wide});
+      o.accumulate = 4;
+      TrainingRun parts(c, o, {wide, wide});
+      const double bar = wide == DType::f32 ? 2e-6 : 1e-13;
+      const StepReport a = whole.trainer.step(), b = parts.trainer.step();
+      EXPECT_NEAR(a.loss, b.loss, bar * a.loss);
+      EXPECT_NEAR(a.norms.dense, b.norms.dense, bar * a.norms.dense);
+      EXPECT_NEAR(a.norms.table, b.norms.table, bar * a.norms.table);
+      EXPECT_EQ(a.targets, b.targets);
+      EXPECT_EQ(whole.trainer.update_counts(), parts.trainer.update_counts());
+      if (wide == DType::f32) continue;  // one step is nearly the sign of the gradient: f32 may flip a zero's
+      const auto close = [&](In x, In y) {
+        for (std::int64_t i = 0; i < x.size(); ++i)
+          ASSERT_NEAR(x.row<double>(0)[i], y.row<double>(0)[i], 1e-7) << i;
+      };
+      close(whole.model.weights.flat, parts.model.weights.flat);
+      close(whole.model.table.records(), parts.model.table.records());
+      if (!tied) close(whole.model.embedding.view, parts.model.embedding.view);
+    }
+  }
+}
+
+TEST(Trainer, TheOrderOfDocumentsInABatchDoesNotMatter) {
+  // One step reads the whole shard; every document ends with the same target, the next one's first token.
+  TrainOptions o = options();
+  o.batch = {counting_shard().size(), 16, true, 1};
+  const Precision oracle{DType::f64, DType::f64};
+  const ModelConfig c = small(FfnVariant::stem, false);
+  TrainingRun a(c, o, oracle);
+  o.batch.seed = 2;
+  TrainingRun b(c, o, oracle);
+  const StepReport x = a.trainer.step(), y = b.trainer.step();
+  EXPECT_NEAR(x.loss, y.loss, 1e-13 * x.loss);
+  EXPECT_NEAR(x.norms.dense, y.norms.dense, 1e-12 * x.norms.dense);
+  EXPECT_NEAR(x.norms.table, y.norms.table, 1e-12 * x.norms.table);
+  for (std::int64_t i = 0; i < a.model.table.records().size(); ++i)
+    ASSERT_NEAR(a.model.table.records().row<double>(0)[i], b.model.table.records().row<double>(0)[i], 1e-7);
+}
+
+TEST(Trainer, ExactRecordsAreCurrentWhereTheyAreRead) {
+  TrainOptions o = options(40);
+  o.table_optimizer = "exact";
+  o.table_decay = 1.0;
+  o.batch.tokens_per_step = 12;  // few enough to leave tokens out
+  TrainingRun run(small(FfnVariant::stem, true), o);
+  run.steps(40);
+  const RowState& state = run.trainer.optimizer().table;
+  EXPECT_EQ(state.history.updates(), 40);
+  const double current = run.trainer.evaluate(run.shard).loss;
+  const double raw = evaluate_loss(run.context, run.model, run.shard, o.batch).loss;
+  EXPECT_NE(current, raw);
+  visit_current(run.context, run.model.table.records(), state, [&](std::int64_t first, In rows) {
+    // In place: no row is read before its own block is made.
+    std::memcpy(run.model.table.writable_records().slice_rows(first, 1).data, rows.data,
+                static_cast<std::size_t>(rows.size() * size_of(rows.dtype)));
+  });
+  EXPECT_EQ(evaluate_loss(run.context, run.model, run.shard, o.batch).loss, current);
+}
+
+TEST(Trainer, FrozenPartsKeepTheirBits) {
+  for (const std::string frozen : {"tables", "dense", "model.layers.0.*,embed*"}) {
+    SCOPED_TRACE(frozen);
+    TrainOptions o = options();
+    o.freeze = frozen;
+    o.table_decay = 0.5;
+    TrainingRun run(small(FfnVariant::stem, false), o), start(small(FfnVariant::stem, false), o);
+    run.steps(4);
+    EXPECT_EQ(same_bits(run.model.table.records(), start.model.table.records()), frozen == "tables");
+    EXPECT_EQ(same_bits(run.model.embedding.view, start.model.embedding.view), frozen != "tables");
+    EXPECT_EQ(same_bits(run.model.weights.flat, start.model.weights.flat), frozen == "dense");
+    EXPECT_EQ(same_bits(run.model.weights.layers[0].down, start.model.weights.layers[0].down),
+              frozen != "tables");
+    EXPECT_FALSE(same_bits(run.model.weights.layers[1].down, start.model.weights.layers[1].down) &&
+                 frozen != "dense");
+  }
+}
+
+TEST(Trainer, AStepWithoutTargetsMakesNoUpdate) {
+  TrainingRun run(small(FfnVariant::stem, true), options()), start(small(FfnVariant::stem, true), options());
+  run.shard.loss_mask.assign(run.shard.tokens.size(), 0);
+  const StepReport report = run.trainer.step();
+  EXPECT_EQ(report.targets, 0);
+  EXPECT_FALSE(report.updated);
+  EXPECT_EQ(run.trainer.steps_done(), 1);
+  EXPECT_EQ(run.trainer.optimizer().updates(), 0);
+  EXPECT_TRUE(same_bits(run.model.weights.flat, start.model.weights.flat));
+}
+
+// A run of 25 steps whose 26th has a loss far off.
+struct SpikingRun : TrainingRun {
+  explicit SpikingRun(const char* on_spike) : TrainingRun(small(FfnVariant::stem, false), with(on_spike)) {
+    steps(25);
+  }
+  static TrainOptions with(const char* on_spike) {
+    TrainOptions o = options(60);
+    o.on_spike = on_spike;
+    o.table_optimizer = "exact";
+    return o;
+  }
+  void scale(float factor) {
+    const Out norm = model.weights.final_norm;
+    for (std::int64_t i = 0; i < norm.cols; ++i) norm.row<float>(0)[i] *= factor;
+  }
+};
+
+TEST(TrainerSpike, ContinueReportsAndUpdates) {
+  SpikingRun run("continue");
+  run.scale(64);
+  const StepReport r = run.trainer.step();
+  ASSERT_TRUE(r.spike.has_value());
+  EXPECT_EQ(r.spike->action, OnSpike::carry_on);
+  EXPECT_GT(r.loss, r.spike->limit);
+  EXPECT_FALSE(r.spike->documents.empty());
+  EXPECT_TRUE(r.updated);
+  EXPECT_EQ(run.trainer.optimizer().updates(), 26);
+}
+
+TEST(TrainerSpike, SkipMakesNoUpdateAndAdamsCountWaits) {
+  SpikingRun run("skip"), other("skip");
+  run.scale(64);
+  const StepReport r = run.trainer.step();
+  run.scale(1.0f / 64);
+  ASSERT_TRUE(r.spike.has_value());
+  EXPECT_FALSE(r.updated);
+  EXPECT_EQ(run.trainer.steps_done(), 26);
+  EXPECT_EQ(run.trainer.optimizer().updates(), 25);
+  EXPECT_TRUE(same_bits(run.model.weights.flat, other.model.weights.flat));
+  EXPECT_TRUE(same_bits(run.trainer.optimizer().m.flat, other.trainer.optimizer().m.flat));
+  EXPECT_FALSE(run.trainer.step().spike.has_value());
+  EXPECT_EQ(run.trainer.optimizer().updates(), 26);
+}
+
+TEST(TrainerSpike, StopLeavesTheStateBeforeTheStep) {
+  SpikingRun run("stop"), other("stop");
+  run.scale(64);
+  try {
+    run.trainer.step();
+    ADD_FAILURE() << "no error";
+  } catch (const SpikeStop& e) {
+    EXPECT_TRUE(std::string(e.what()).starts_with("step 26: the loss ")) << e.what();
+    EXPECT_NE(std::string(e.what()).find("(documents "), std::string::npos);
+    EXPECT_EQ(e.report().step, 26);
+  }
+  run.scale(1.0f / 64);
+  EXPECT_EQ(run.trainer.steps_done(), 25);
+  run.trainer.step();
+  other.trainer.step();
+  EXPECT_TRUE(same_bits(run.model.weights.flat, other.model.weights.flat));
+  EXPECT_TRUE(same_bits(run.model.table.records(), other.model.table.records()));
+}
+
+TEST(TrainerSpike, SkippingEndsSomeTime) {
+  SpikingRun run("skip");
+  run.scale(std::numeric_limits<float>::infinity());
+  for (std::int64_t i = 0; i < Trainer::kMostSkips; ++i) EXPECT_FALSE(run.trainer.step().updated);
+  EXPECT_THROW(run.trainer.step(), SpikeStop);
+}
+
+TEST_F(TrainState, ARollbackGoesOnBehindTheSpike) {
+  const auto at_twenty = [&](SpikingRun& run) {
+    run.model = read_model_files(dir, {{}, true});
+    run.model.refresh_compute(run.context);
+  };
+  SpikingRun run("rollback");
+  write_model_files(dir, run.model);
+  run.trainer.write_state(dir);
+  run.steps(3);
+  run.scale(64);
+  const StepReport r = run.trainer.step();
+  ASSERT_TRUE(r.spike.has_value());
+  EXPECT_EQ(r.spike->action, OnSpike::rollback);
+  at_twenty(run);
+  run.trainer.roll_back(dir);
+  EXPECT_EQ(run.trainer.steps_done(), 29);
+  EXPECT_EQ(run.trainer.optimizer().updates(), 25);
+  const StepReport next = run.trainer.step();
+  EXPECT_EQ(next.step, 30);
+  EXPECT_FALSE(next.spike.has_value());
+  // A bounded number of times.
+  for (std::int64_t i = 1; i < Trainer::kMostRollbacks; ++i) {
+    run.scale(64);
+    ASSERT_TRUE(run.trainer.step().spike.has_value());
+    at_twenty(run);
+    run.trainer.roll_back(dir);
+  }
+  run.scale(64);
+  EXPECT_THROW(run.trainer.step(), SpikeStop);
+}
+
+TEST_F(TrainState, WhatSpikesAreMeasuredByIsPartOfTheState) {
+  SpikingRun run("skip"), second("skip");
+  write_model_files(dir, run.model);
+  run.trainer.write_state(dir);
+  second.steps(10);
+  second.model = read_model_files(dir, {{}, true});
+  second.trainer.read_state(dir);
+  run.scale(64);
+  second.scale(64);
+  const StepReport a = run.trainer.step(), b = second.trainer.step();
+  ASSERT_TRUE(a.spike && b.spike);
+  EXPECT_EQ(a.spike->limit, b.spike->limit);
+  EXPECT_EQ(a.loss, b.loss);
 }
 
 TEST(Evaluate, IsIndependentOfTheBatchSize) {

@@ -79,6 +79,60 @@ void adamw_rows(Out w, Out m, Out v, In g, std::span<const std::int32_t> ids, co
   }
 }
 
+/// What the updates behind `from` leave of m, v and w once the momentum no longer moves w.
+struct Rest {
+  std::int64_t from = -1;
+  float m = 1, v = 1, w = 1;
+
+  Rest(std::int64_t first, const AdamWHistory& h) : from(first) {
+    const std::int64_t n = h.updates(), count = n - first;
+    if (count == 0) return;
+    m = static_cast<float>(std::pow(static_cast<double>(h.beta1), static_cast<double>(count)));
+    v = static_cast<float>(std::pow(static_cast<double>(h.beta2), static_cast<double>(count)));
+    const double before = first > 0 ? h.log_keep[static_cast<std::size_t>(first - 1)] : 0.0;
+    w = static_cast<float>(std::exp(h.log_keep[static_cast<std::size_t>(n - 1)] - before));
+  }
+};
+
+/// Replays updates from + 1, … on one row; every step is `update` with a zero gradient, bit for bit.
+void catch_up_row(float* w, float* m, float* v, std::int64_t cols, std::int64_t from, const AdamWHistory& h) {
+  // A number below 2^-25 |w| is less than half a unit in the last place of w.
+  const Vec resolution = set(0x1p-25f);
+  const Vec beta1 = set(h.beta1), beta2 = set(h.beta2), eps = set(h.eps);
+  const Vec top = set(static_cast<float>(h.top_rate));
+  Rest rest(from, h);
+  for_vectors(cols, [&](std::int64_t i, auto part) HWY_ATTR {
+    Vec weight = load(w + i, part), first = load(m + i, part), second = load(v + i, part);
+    std::int64_t t = from;
+    for (; t < h.updates(); ++t) {
+      const auto at = static_cast<std::size_t>(t);
+      const Vec next = hn::Mul(beta1, first), square = hn::Mul(beta2, second);
+      const Vec root = hn::Add(hn::Sqrt(hn::Mul(square, set(static_cast<float>(h.inv_c2[at])))), eps);
+      const Vec least = hn::Mul(resolution, hn::Mul(hn::Abs(weight), root));
+      if (hn::AllTrue(Floats(), hn::Le(hn::Abs(hn::Mul(top, next)), least))) break;
+      const Vec move = hn::Div(hn::Mul(set(static_cast<float>(h.rate[at])), next), root);
+      weight = hn::MulSub(weight, set(static_cast<float>(h.keep[at])), move);
+      first = next;
+      second = square;
+    }
+    if (t != rest.from) rest = Rest(t, h);  // most vectors of a row end at nearly the same step
+    store(hn::Mul(weight, set(rest.w)), w + i, part);
+    store(hn::Mul(first, set(rest.m)), m + i, part);
+    store(hn::Mul(second, set(rest.v)), v + i, part);
+  });
+}
+
+void adamw_catch_up(Out w, Out m, Out v, std::span<const std::int32_t> ids,
+                    std::span<const std::int64_t> from, const AdamWHistory& h) {
+  const auto count = static_cast<std::int64_t>(ids.size());
+#pragma omp parallel for schedule(dynamic, 4) if (count * w.cols > kParallelElements)
+  for (std::int64_t r = 0; r < count; ++r) {
+    const std::int64_t id = ids[static_cast<std::size_t>(r)], first = from[static_cast<std::size_t>(r)];
+    if (first < h.updates())
+      catch_up_row(w.row<float>(id), m.row<float>(id), v.row<float>(id), w.cols, first, h);
+  }
+}
+
 double sum_of_squares(const float* x, std::int64_t count) {
   const hn::ScalableTag<double> d;
   const hn::Rebind<float, decltype(d)> half;
@@ -141,7 +195,7 @@ void convert(Out dst, In src) {
 }  // namespace
 
 OptimizerKernels optimizer_kernels() {
-  return {adamw, adamw_rows, squared_norm, convert};
+  return {adamw, adamw_rows, adamw_catch_up, squared_norm, convert};
 }
 
 }  // namespace stem::cpu::HWY_NAMESPACE

@@ -66,6 +66,26 @@ void adamw_rows(Out w, Out m, Out v, In g, std::span<const std::int32_t> ids, co
   }
 }
 
+// Every missed update, one by one: the oracle knows no shortcut.
+void adamw_catch_up(Out w, Out m, Out v, std::span<const std::int32_t> ids,
+                    std::span<const std::int64_t> from, const AdamWHistory& h) {
+  const double beta1 = static_cast<double>(h.beta1), beta2 = static_cast<double>(h.beta2);
+  for (std::size_t r = 0; r < ids.size(); ++r) {
+    Row weight = load_row(w, ids[r]), first = load_row(m, ids[r]), second = load_row(v, ids[r]);
+    for (auto t = static_cast<std::size_t>(from[r]); t < h.rate.size(); ++t) {
+      for (std::size_t j = 0; j < weight.size(); ++j) {
+        first[j] *= beta1;
+        second[j] *= beta2;
+        weight[j] *= h.keep[t];
+        weight[j] -= h.rate[t] * first[j] / (std::sqrt(second[j] * h.inv_c2[t]) + static_cast<double>(h.eps));
+      }
+    }
+    store_row(m, ids[r], first);
+    store_row(v, ids[r], second);
+    store_row(w, ids[r], weight);
+  }
+}
+
 double squared_norm(In g) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < g.rows; ++i) {
@@ -85,7 +105,11 @@ LossKernels loss_kernels() {
 }
 
 OptimizerKernels optimizer_kernels() {
-  return {.adamw = adamw, .adamw_rows = adamw_rows, .squared_norm = squared_norm, .convert = convert};
+  return {.adamw = adamw,
+          .adamw_rows = adamw_rows,
+          .adamw_catch_up = adamw_catch_up,
+          .squared_norm = squared_norm,
+          .convert = convert};
 }
 
 }  // namespace stem::reference
