@@ -13,6 +13,7 @@
 //  * Shapes were checked by the op that calls; kernels may assume them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -26,6 +27,14 @@ struct GemmKernels {
   /// c = op(a) · op(b), or c += … when `accumulate`. op is transposition when the flag is set.
   /// a and b have one dtype (bf16, f32, f64); c is that dtype or wide. Accumulation in f32 (f64).
   void (*gemm)(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate);
+
+  /// gemm with one b for several products: bytes of b's packed form (0: the backend has none for this dtype,
+  /// call gemm), packing into 64-byte aligned memory, and the product, which reads of b only its shape. The
+  /// bits are gemm's.
+  std::size_t (*packed_bytes)(In b, bool transpose_b);
+  void (*pack)(void* packed, In b, bool transpose_b);
+  void (*gemm_packed)(Out c, In a, bool transpose_a, In b, bool transpose_b, const void* packed,
+                      bool accumulate);
 
   /// y = x · wᵀ (+= when `accumulate`) for inference: each element of y has one summation order, whatever the
   /// number of rows in x, the chunking or the thread count. x [M, I] and w [O, I] may differ in dtype (f32,
@@ -118,11 +127,11 @@ struct MoeKernels {
 
   /// rows [M, D] = x [N, D] at the position of each row, zeros in padding. One dtype.
   void (*gather)(Out rows, In x, const Dispatch&);
-  /// x [N, D] += Σ_j mix[n, j] · rows[slot (n, j)], j ascending. x and rows wide or narrow; a null mix is ones
-  /// (the backward of gather).
+  /// x [N, D] += Σ_j mix[n, j] · rows[slot (n, j)], j ascending. x and rows wide or narrow; a null mix is
+  /// ones (the backward of gather).
   void (*combine)(Out x, In rows, In mix, const Dispatch&);
-  /// d_rows [M, D] = mix[n, j] · d_x[n], zeros in padding; d_mix [N, k] = ⟨d_x[n], rows[slot (n, j)]⟩, skipped
-  /// when null. d_x and mix wide, rows and d_rows of one dtype, wide or narrow; a null mix is ones.
+  /// d_rows [M, D] = mix[n, j] · d_x[n], zeros in padding; d_mix [N, k] = ⟨d_x[n], rows[slot (n, j)]⟩,
+  /// skipped when null. d_x and mix wide, rows and d_rows of one dtype, wide or narrow; a null mix is ones.
   void (*combine_backward)(Out d_rows, Out d_mix, In d_x, In rows, In mix, const Dispatch&);
 };
 

@@ -36,6 +36,39 @@ void linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, const W
   }
 }
 
+PackedWeight pack_weight(const Context& ctx, const Weight& w, bool backward) {
+  PackedWeight packed{w};
+  if (ctx.inference) return packed;
+  const GemmKernels& gemm = kernels_of(ctx).gemm;
+  const auto pack = [&](bool transpose) -> const void* {
+    const std::size_t bytes = gemm.packed_bytes(w.values, transpose);
+    if (bytes == 0) return nullptr;
+    void* const memory = ctx.workspace->bytes(bytes);
+    gemm.pack(memory, w.values, transpose);
+    return memory;
+  };
+  packed.forward = pack(true);
+  if (backward) packed.backward = pack(false);
+  return packed;
+}
+
+void packed_linear_forward(const Context& ctx, Out y, In x, const PackedWeight& w) {
+  if (w.forward == nullptr) return linear_forward(ctx, y, x, w.weight);
+  require_matrix(w.weight.values, y.cols, x.cols, "linear_forward: weight is not [out, in]");
+  require_matrix(x, y.rows, x.cols, "linear_forward: x and y differ in rows");
+  require_matrix(y, x.rows, y.cols, "linear_forward: y");
+  require(x.dtype == w.weight.values.dtype, "linear_forward: x has not the weight's dtype");
+  kernels_of(ctx).gemm.gemm_packed(y, x, false, w.weight.values, true, w.forward, false);
+}
+
+void packed_linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, const PackedWeight& w) {
+  if (w.backward == nullptr) return linear_backward(ctx, d_x, d_w, d_y, x, w.weight);
+  linear_backward(ctx, Out{}, d_w, d_y, x, w.weight);
+  require_matrix(d_x, d_y.rows, w.weight.in_features(), "linear_backward: d_x is not [N, in]");
+  require(d_y.dtype == w.weight.values.dtype, "linear_backward: d_y has not the weight's dtype");
+  kernels_of(ctx).gemm.gemm_packed(d_x, d_y, false, w.weight.values, false, w.backward, false);
+}
+
 void convert(const Context& ctx, Out dst, In src) {
   require_matrix(src, dst.rows, dst.cols, "convert: shapes differ");
   require_matrix(dst, src.rows, src.cols, "convert: dst");

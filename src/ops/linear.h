@@ -9,6 +9,19 @@ namespace stem {
 /// x has the weight's dtype, except with ctx.inference, where x may be wide. y narrow or wide.
 void linear_forward(const Context&, Out y, In x, const Weight& w, bool accumulate = false);
 
+/// A weight that serves several products in a row: packed once, in ctx.workspace, for y = x · wᵀ and, when
+/// `backward`, for d_x = d_y · w, as far as the backend packs at all. The bits are those of the plain
+/// functions.
+struct PackedWeight {
+  Weight weight;
+  const void* forward = nullptr;  // null: not packed
+  const void* backward = nullptr;
+};
+PackedWeight pack_weight(const Context&, const Weight& w, bool backward);
+void packed_linear_forward(const Context&, Out y, In x, const PackedWeight& w);
+/// d_x alone, and d_w as linear_backward does (null: skipped).
+void packed_linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, const PackedWeight& w);
+
 /// d_x [N, in] = d_y · w (overwrites; skipped when null), d_w [out, in] += d_yᵀ · x (wide; skipped when
 /// null). d_y [N, out] and x have the weight's dtype.
 void linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, const Weight& w);

@@ -32,7 +32,7 @@ std::span<const T> slice(std::span<const T> values, std::int64_t first, std::int
 }  // namespace
 
 std::int64_t lm_head_chunk_rows(std::int64_t vocab, DType logits) {
-  constexpr std::int64_t kChunkBytes = std::int64_t{8} << 20, kMinRows = 32;
+  constexpr std::int64_t kChunkBytes = std::int64_t{32} << 20, kMinRows = 32;
   return std::max(kMinRows, kChunkBytes / (std::max<std::int64_t>(vocab, 1) * size_of(logits)));
 }
 
@@ -42,11 +42,12 @@ void lm_head_loss_forward(const Context& ctx, Out loss, In x, const Weight& head
   const DType wide = wide_of(head.values.dtype);
   const std::int64_t vocab = head.out_features(), chunk = std::min(x.rows, lm_head_chunk_rows(vocab, wide));
   const Workspace::Scope scope(*ctx.workspace);
+  const PackedWeight packed = pack_weight(ctx, head, false);
   const Out scratch = ctx.workspace->matrix(wide, chunk, vocab);
   for (std::int64_t first = 0; first < x.rows; first += chunk) {
     const std::int64_t count = std::min(chunk, x.rows - first);
     const Out logits = scratch.slice_rows(0, count);
-    linear_forward(ctx, logits, x.slice_rows(first, count), head);
+    packed_linear_forward(ctx, logits, x.slice_rows(first, count), packed);
     kernels_of(ctx).loss.softmax_cross_entropy(Out{}, loss.slice_cols(first, count), logits,
                                                slice(targets, first, count), {});
   }
@@ -60,19 +61,25 @@ void lm_head_loss_forward_backward(const Context& ctx, Out loss, Out d_x, Out d_
   require(weights.size() == targets.size(), "lm_head_loss: not one weight per row");
   const DType narrow = head.values.dtype, wide = wide_of(narrow);
   const std::int64_t vocab = head.out_features(), chunk = std::min(x.rows, lm_head_chunk_rows(vocab, wide));
+  // d_head [V, D] is read and written once a product, so its chunks hold more rows, where they are not the
+  // logits' own memory anyway.
+  const std::int64_t group = narrow == wide ? chunk : std::min(x.rows, 4 * chunk);
   const Workspace::Scope scope(*ctx.workspace);
+  const PackedWeight packed = pack_weight(ctx, head, true);
   const Out scratch = ctx.workspace->matrix(wide, chunk, vocab);
-  // The GEMMs of the backward want d_logits in the head's type; where that is the logits' own, it takes their
-  // place.
-  const Out d_scratch = narrow == wide ? scratch : ctx.workspace->matrix(narrow, chunk, vocab);
-  for (std::int64_t first = 0; first < x.rows; first += chunk) {
-    const std::int64_t count = std::min(chunk, x.rows - first);
-    const In x_chunk = x.slice_rows(first, count);
-    const Out logits = scratch.slice_rows(0, count), d_logits = d_scratch.slice_rows(0, count);
-    linear_forward(ctx, logits, x_chunk, head);
-    kernels_of(ctx).loss.softmax_cross_entropy(d_logits, loss.slice_cols(first, count), logits,
-                                               slice(targets, first, count), slice(weights, first, count));
-    linear_backward(ctx, d_x.slice_rows(first, count), d_head, d_logits, x_chunk, head);
+  const Out d_scratch = narrow == wide ? scratch : ctx.workspace->matrix(narrow, group, vocab);
+  for (std::int64_t start = 0; start < x.rows; start += group) {
+    const std::int64_t rows = std::min(group, x.rows - start);
+    for (std::int64_t first = start; first < start + rows; first += chunk) {
+      const std::int64_t count = std::min(chunk, start + rows - first);
+      const Out logits = scratch.slice_rows(0, count);
+      packed_linear_forward(ctx, logits, x.slice_rows(first, count), packed);
+      kernels_of(ctx).loss.softmax_cross_entropy(d_scratch.slice_rows(first - start, count),
+                                                 loss.slice_cols(first, count), logits,
+                                                 slice(targets, first, count), slice(weights, first, count));
+    }
+    packed_linear_backward(ctx, d_x.slice_rows(start, rows), d_head, d_scratch.slice_rows(0, rows),
+                           x.slice_rows(start, rows), packed);
   }
 }
 

@@ -8,17 +8,18 @@
 
 namespace stem {
 
-/// Rows per chunk: about 8 MiB of logits of this dtype, but at least 32 rows to keep the GEMM busy.
+/// Rows per chunk: about 32 MiB of logits of this dtype, but at least 32 rows to keep the GEMM busy.
 std::int64_t lm_head_chunk_rows(std::int64_t vocab, DType logits);
 
 /// loss [1, N] wide: −log p(targets[n]) under softmax(x · headᵀ), 0 where targets[n] < 0.
-/// x [N, D] narrow, head [V, D] narrow. Scratch is one chunk of logits; with ctx.inference they
-/// come from the batch-invariant kernel.
+/// x [N, D] narrow, head [V, D] narrow. Scratch is one chunk of logits and, for bf16, the packed head; with
+/// ctx.inference they come from the batch-invariant kernel.
 void lm_head_loss_forward(const Context&, Out loss, In x, const Weight& head,
                           std::span<const std::int32_t> targets);
 
 /// The same loss and, in the same pass over the chunks (the logits are not kept), the gradient of Σ
-/// weights[n]·loss[n]: d_x [N, D] narrow overwrites, d_head [V, D] wide accumulates (null: skipped).
+/// weights[n]·loss[n]: d_x [N, D] narrow overwrites, d_head [V, D] wide accumulates (null: skipped). For
+/// bf16, four chunks of d_logits are kept, so that d_head is read and written less often.
 void lm_head_loss_forward_backward(const Context&, Out loss, Out d_x, Out d_head, In x, const Weight& head,
                                    std::span<const std::int32_t> targets, std::span<const float> weights);
 

@@ -1,16 +1,19 @@
-// Matrix products through oneDNN; the only file that knows it (its C++ API changed between 2.x and 3.x).
+// Matrix products: our own tiles for bf16 where the CPU has them (gemm_amx.cc), everything else through
+// oneDNN; the only file that knows it (its C++ API changed between 2.x and 3.x).
 //
 // Making a primitive costs 0.1–1.3 ms, running it a few µs plus the arithmetic, so primitives are kept by
 // shape, strides and dtypes. One engine thread calls (architecture: "OpenMP"), hence thread_local and no
 // lock.
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 
 #include "core/workspace.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/gemm_amx.h"
 
 namespace stem::cpu {
 namespace {
@@ -151,22 +154,38 @@ void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate
   require(a.dtype == b.dtype && (a.dtype == DType::f32 || a.dtype == DType::bf16), "gemm takes f32 or bf16");
   require(c.dtype == a.dtype || c.dtype == DType::f32, "gemm writes its inputs' type or f32");
   if (c.size() == 0) return;
+  if (a.dtype == DType::bf16 && amx_supported())
+    return amx_gemm(c, a, transpose_a, b, transpose_b, accumulate);
   if (a.dtype == DType::bf16 && !bf16_supported()) {
     return run_converted(c, a, transpose_a, b, transpose_b, accumulate);
   }
   run(c, a, transpose_a, b, transpose_b, accumulate);
 }
 
+std::size_t packed_bytes(In b, bool transpose_b) {
+  return b.dtype == DType::bf16 && amx_supported() ? amx_packed_bytes(b, transpose_b) : 0;
+}
+
+void gemm_packed(Out c, In a, bool transpose_a, In b, bool transpose_b, const void* packed, bool accumulate) {
+  if (c.size() > 0) amx_gemm(c, a, transpose_a, b, transpose_b, accumulate, packed);
+}
+
+/// Processor time of this thread: other programs on a busy machine do not count.
 double seconds_of_gemm(Out c, In a, In b) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto now = [] {
+    timespec t{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  };
+  const double start = now();
   gemm(c, a, false, b, true, false);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return now() - start;
 }
 
 }  // namespace
 
 GemmKernels gemm_kernels() {
-  return {gemm, linear_invariant_kernel()};
+  return {gemm, packed_bytes, amx_pack, gemm_packed, linear_invariant_kernel()};
 }
 
 std::string gemm_instruction_set() {
@@ -190,11 +209,13 @@ namespace stem {
 bool bf16_gemm_is_faster(std::int64_t rows, std::int64_t inner, std::int64_t cols) {
   if (!cpu::bf16_supported()) return false;
   cpu_kernels();
+  const int threads = cpu_threads();
+  set_cpu_threads(1);
   const Tensor x(DType::f32, rows, inner), w(DType::f32, cols, inner), y(DType::f32, rows, cols);
   const Tensor x16(DType::bf16, rows, inner), w16(DType::bf16, cols, inner), y16(DType::bf16, rows, cols);
   cpu::seconds_of_gemm(y, x, w);  // makes the primitives
   cpu::seconds_of_gemm(y16, x16, w16);
-  // In turn, and the best of each: another process that takes a core for a while hits both alike.
+  // In turn, and the best of each: a neighbour on the same core slows both for a while.
   double f32_seconds = 1e30, bf16_seconds = 1e30, spent = 0;
   for (int i = 0; i < 3 || spent < 0.03; ++i) {
     const double f32_now = cpu::seconds_of_gemm(y, x, w), bf16_now = cpu::seconds_of_gemm(y16, x16, w16);
@@ -202,6 +223,7 @@ bool bf16_gemm_is_faster(std::int64_t rows, std::int64_t inner, std::int64_t col
     bf16_seconds = std::min(bf16_seconds, bf16_now);
     spent += f32_now + bf16_now;
   }
+  set_cpu_threads(threads);
   return bf16_seconds < f32_seconds;
 }
 

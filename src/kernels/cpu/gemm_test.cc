@@ -27,6 +27,40 @@ TEST(Gemm, EveryTransposeTypeAndStride) {
   }
 }
 
+// Above 256 k, 1,024 columns and 64 rows a product is cut into blocks.
+TEST(Gemm, ProductsOfSeveralBlocks) {
+  for (const Shape& s : {Shape{70, 40, 700}, Shape{300, 1100, 96}, Shape{97, 1030, 520}}) {
+    for (int flags = 0; flags < 16; ++flags) {
+      const bool ta = flags & 1, tb = flags & 2, accumulate = flags & 4;
+      const DType type_c = flags & 8 ? DType::bf16 : DType::f32;
+      const Matrix a = Matrix(DType::bf16, ta ? s.k : s.m, ta ? s.m : s.k).randomise(1),
+                   b = Matrix(DType::bf16, tb ? s.n : s.k, tb ? s.k : s.n).randomise(2);
+      Matrix c = Matrix(type_c, s.m, s.n, 3).randomise(3);
+      Matrix want = c.wide();
+      reference_kernels().gemm.gemm(want, a, ta, b, tb, accumulate);
+      cpu_kernels().gemm.gemm(c, a, ta, b, tb, accumulate);
+      SCOPED_TRACE(::testing::Message() << s.m << "x" << s.n << "x" << s.k << " flags " << flags);
+      expect_close(c, want, 2e-6 * std::sqrt(static_cast<double>(s.k)), "c");
+    }
+  }
+}
+
+TEST(Gemm, PackedGivesTheSameBits) {
+  const GemmKernels& gemm = cpu_kernels().gemm;
+  for (const bool tb : {false, true}) {
+    const Matrix a = Matrix(DType::bf16, 75, 290).randomise(1),
+                 b = Matrix(DType::bf16, tb ? 50 : 290, tb ? 290 : 50, 2).randomise(2);
+    const std::size_t bytes = gemm.packed_bytes(b, tb);
+    if (bytes == 0) GTEST_SKIP() << "this machine has no packed product";
+    const Buffer packed(bytes);
+    gemm.pack(packed.data(), b, tb);
+    Matrix c(DType::f32, 75, 50), want(DType::f32, 75, 50);
+    gemm.gemm_packed(c, a, false, b, tb, packed.data(), false);
+    gemm.gemm(want, a, false, b, tb, false);
+    EXPECT_TRUE(same_bits(c, want));
+  }
+}
+
 TEST(Gemm, AddressesMayChangeBetweenCallsOfOneShape) {
   const Matrix w = Matrix(DType::f32, 8, 8).randomise(1);
   for (std::uint64_t i = 0; i < 3; ++i) {

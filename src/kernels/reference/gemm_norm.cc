@@ -27,6 +27,16 @@ void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate
   }
 }
 
+std::size_t packed_bytes(In, bool) {
+  return 0;
+}
+void pack(void*, In, bool) {
+  require(false, "the reference packs nothing");
+}
+void gemm_packed(Out c, In a, bool transpose_a, In b, bool transpose_b, const void*, bool accumulate) {
+  gemm(c, a, transpose_a, b, transpose_b, accumulate);
+}
+
 void linear_invariant(Out y, In x, In w, bool accumulate) {
   gemm(y, x, false, w, true, accumulate);
 }
@@ -72,7 +82,11 @@ void rms_norm_backward(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rm
 }  // namespace
 
 GemmKernels gemm_kernels() {
-  return {.gemm = gemm, .linear_invariant = linear_invariant};
+  return {.gemm = gemm,
+          .packed_bytes = packed_bytes,
+          .pack = pack,
+          .gemm_packed = gemm_packed,
+          .linear_invariant = linear_invariant};
 }
 
 NormKernels norm_kernels() {
