@@ -13,6 +13,7 @@
 #include "ops/glu.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
+#include "ops/moe.h"
 #include "ops/norm.h"
 #include "ops/numeric_check.h"
 
@@ -246,6 +247,76 @@ TEST_P(BackendsTest, GatedProducts) {
                 swiglu_backward(ctx, out[0], out[1], d_h, out[0], out[1]);
               });
     }
+  }
+}
+
+/// Routed on the oracle: what the kernels of both backends are given.
+struct Routed {
+  Tensor probabilities, lse, mix;
+  Dispatch dispatch;
+
+  Routed(Workspace& workspace, const Tensor& logits, std::int64_t chosen)
+      : probabilities(f32, logits.view.rows, logits.view.cols),
+        lse(f32, 1, logits.view.rows),
+        mix(f32, logits.view.rows, chosen) {
+    const Context oracle{&reference_kernels(), &workspace};
+    dispatch = allocate_dispatch(oracle, logits.view.rows, chosen, logits.view.cols);
+    route_forward(oracle, probabilities, lse, mix, dispatch, logits);
+    sort_by_expert(oracle, dispatch);
+  }
+};
+
+// [positions, chosen, experts, width]
+constexpr std::array<std::array<std::int64_t, 4>, 5> kMixtures{
+    {{1, 1, 1, 1}, {3, 2, 2, 7}, {37, 2, 8, 67}, {29, 3, 5, 33}, {600, 2, 17, 65}}};
+
+TEST_P(BackendsTest, Router) {
+  for (const auto [positions, chosen, experts, width] : kMixtures) {
+    const Tensor logits = random(f32, positions, experts), d_mix = random(f32, positions, chosen);
+    const Routed r(workspace, logits, chosen);
+    const std::string what = fmt::format("{} to {} of {}", positions, chosen, experts);
+    compare(what, {r.probabilities, r.lse, r.mix, random(f32, 1, 3), random(f32, 1, positions * chosen)},
+            [&](const Context& ctx, const std::vector<Tensor>& out) {
+              Dispatch d = allocate_dispatch(ctx, positions, chosen, experts);
+              route_forward(ctx, out[0], out[1], out[2], d, logits);
+              sort_by_expert(ctx, d);
+              const RouterSums sums = router_sums(ctx, out[0], out[1], d);
+              set(out[3].view, 0, 0, sums.balance);
+              set(out[3].view, 0, 1, sums.z);
+              set(out[3].view, 0, 2, sums.entropy);
+              for (std::int64_t i = 0; i < positions * chosen; ++i) set(out[4].view, 0, i, d.expert[i]);
+            });
+    compare(what + " backward", {random(f32, positions, experts)},
+            [&](const Context& ctx, const std::vector<Tensor>& out) {
+              route_backward(ctx, out[0], d_mix, r.mix, r.probabilities, r.lse, r.dispatch, 0.3, 0.2);
+            });
+  }
+}
+
+TEST_P(BackendsTest, RowsOfExperts) {
+  for (const auto [positions, chosen, experts, width] : kMixtures) {
+    const Routed r(workspace, random(f32, positions, experts), chosen);
+    const Dispatch& d = r.dispatch;
+    const std::int64_t m = d.row_count();
+    const Tensor x = random(narrow, positions, width), rows = random(narrow, m, width),
+                 wide_rows = random(f32, m, width), d_x = random(f32, positions, width);
+    const std::string what = fmt::format("{} to {} of {}, width {}", positions, chosen, experts, width);
+    compare(what,
+            {random(narrow, m, width + 3), random(narrow, positions, width), random(f32, positions, width),
+             random(f32, positions, width), random(f32, positions, width)},
+            [&, width = width](const Context& ctx, const std::vector<Tensor>& out) {
+              dispatch_forward(ctx, out[0].view.slice_cols(1, width), x, d);
+              dispatch_backward(ctx, out[1], rows, d);
+              combine_forward(ctx, out[2], rows, r.mix, d);
+              combine_forward(ctx, out[3], wide_rows, r.mix, d);
+              combine_forward(ctx, out[4], rows, In{}, d);
+            });
+    compare(what + " backward",
+            {random(narrow, m, width), random(f32, positions, chosen), random(narrow, m, width)},
+            [&](const Context& ctx, const std::vector<Tensor>& out) {
+              combine_backward(ctx, out[0], out[1], d_x, rows, r.mix, d);
+              combine_backward(ctx, out[2], Out{}, d_x, rows, In{}, d);
+            });
   }
 }
 

@@ -12,6 +12,7 @@
 #include "ops/glu.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
+#include "ops/moe.h"
 #include "ops/norm.h"
 #include "ops/numeric_check.h"
 
@@ -185,6 +186,32 @@ TEST_P(InvarianceTest, RowwiseOperations) {
     convert(ctx, result(5), a);
     rope_forward(ctx, result(5), 3, table, here);
     return all;
+  });
+}
+
+// Router, products on the slices of experts and their combination, as model/experts.cc composes them.
+TEST_P(InvarianceTest, MixtureOfExperts) {
+  const std::int64_t rows = 40, width = 33, experts = 5, chosen = 2;
+  const Tensor x = random(f32, rows, width), router = random(narrow, experts, width),
+               weights = random(narrow, experts * width, width), residual = random(f32, rows, width);
+  expect_invariant(rows, [&](std::int64_t first, std::int64_t count) {
+    const Workspace::Scope scope(workspace);
+    const In here = x.view.slice_rows(first, count);
+    Dispatch d = allocate_dispatch(ctx, count, chosen, experts);
+    Tensor logits(f32, count, experts), probabilities(f32, count, experts), lse(f32, 1, count),
+        mix(f32, count, chosen), out = copy_of(residual.view.slice_rows(first, count));
+    linear_forward(ctx, logits, here, {router});
+    route_forward(ctx, probabilities, lse, mix, d, logits);
+    sort_by_expert(ctx, d);
+    Tensor sorted(f32, d.row_count(), width), y(f32, d.row_count(), width);
+    dispatch_forward(ctx, sorted, here, d);
+    for (std::int64_t e = 0; e < experts; ++e) {
+      const std::int64_t begin = d.offsets[e], of_expert = d.offsets[e + 1] - begin;
+      linear_forward(ctx, y.view.slice_rows(begin, of_expert), sorted.view.slice_rows(begin, of_expert),
+                     {weights.view.slice_rows(e * width, width)});
+    }
+    combine_forward(ctx, out, y, mix, d);
+    return out;
   });
 }
 
