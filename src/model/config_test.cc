@@ -147,6 +147,72 @@ TEST(ModelConfig, JsonRoundTrip) {
   EXPECT_EQ(config_to_json(back, "bfloat16"), json);
 }
 
+TEST(ModelConfig, ExpertsHaveTheVariantsOwnCountsUnlessSet) {
+  ModelConfig c = good();
+  EXPECT_EQ(c.expert_shape().experts, 0);
+  EXPECT_TRUE(c.has_table());
+  const auto shape = [&] {
+    const ExpertShape e = c.expert_shape();
+    return Layers{e.experts, e.chosen, e.width};
+  };
+  c.variant = FfnVariant::hash_moe;
+  EXPECT_EQ(shape(), (Layers{16, 1, 512}));
+  c.variant = FfnVariant::moe;
+  EXPECT_EQ(shape(), (Layers{8, 2, 256}));
+  c.experts = {.experts = 5, .chosen = 3, .width = 100};
+  EXPECT_EQ(shape(), (Layers{5, 3, 100}));
+  EXPECT_FALSE(c.has_table());
+  EXPECT_EQ(c.table_shape().size(), 0);
+}
+
+TEST(ModelConfig, ImpossibleMixturesAreNamed) {
+  const auto with = [](FfnVariant variant, const std::function<void(ExpertOptions&)>& change) {
+    return verdict([&](ModelConfig& c) {
+      c.variant = variant;
+      change(c.experts);
+    });
+  };
+  EXPECT_EQ(with(FfnVariant::moe, [](ExpertOptions&) {}), "no error");
+  EXPECT_EQ(with(FfnVariant::hash_moe, [](ExpertOptions&) {}), "no error");
+  EXPECT_EQ(with(FfnVariant::moe, [](ExpertOptions& e) { e.chosen = 9; }),
+            "here: num_experts_per_tok: expected a number in [1, num_local_experts = 8] for ffn_variant moe, "
+            "found 9");
+  EXPECT_EQ(with(FfnVariant::hash_moe, [](ExpertOptions& e) { e.chosen = 2; }),
+            "here: num_experts_per_tok: expected 1 for ffn_variant hash_moe, found 2");
+  EXPECT_EQ(with(FfnVariant::moe, [](ExpertOptions& e) { e.experts = 1025; }),
+            "here: num_local_experts: expected a number in [1, 1024], found 1025");
+  EXPECT_EQ(with(FfnVariant::moe, [](ExpertOptions& e) { e.width = -1; }),
+            "here: moe_intermediate_size: expected a number in [1, 16777216], found -1");
+  EXPECT_EQ(with(FfnVariant::moe,
+                 [](ExpertOptions& e) { e.balance_loss = std::numeric_limits<double>::quiet_NaN(); }),
+            "here: router_aux_loss_coef: expected a number in [0, 1000], found nan");
+  EXPECT_EQ(with(FfnVariant::moe, [](ExpertOptions& e) { e.z_loss = -1; }),
+            "here: router_z_loss_coef: expected a number in [0, 1000], found -1");
+}
+
+TEST(ModelConfig, ExpertsRoundTripThroughJson) {
+  ModelConfig c = good();
+  EXPECT_FALSE(config_to_json(c, "float32").contains("num_local_experts"));
+  c.variant = FfnVariant::moe;
+  c.experts = {.experts = 6, .chosen = 3, .width = 40, .balance_loss = 0.02, .z_loss = 0.5};
+  const auto round_trip = [&] {
+    const Json json = config_to_json(c, "float32");
+    EXPECT_EQ(config_to_json(config_from_json(parse_json(json.dump(), "x"), "x"), "float32"), json);
+    return json;
+  };
+  EXPECT_EQ(round_trip()["num_experts_per_tok"], 3);
+  EXPECT_EQ(round_trip()["router_aux_loss_coef"], 0.02);
+  EXPECT_FALSE(round_trip().contains("hash_seed"));
+  c.variant = FfnVariant::hash_moe;
+  c.experts = {.hash_seed = 99};
+  EXPECT_EQ(round_trip()["hash_seed"], 99);
+  EXPECT_EQ(round_trip()["num_local_experts"], 16);
+  Json json = round_trip();
+  json.erase("hash_seed");
+  EXPECT_NE(message([&] { config_from_json(json, "m"); }, ErrorCode::kFormat).find("hash_seed"),
+            std::string::npos);
+}
+
 TEST(ModelConfig, JsonFaultsNameKeyExpectedAndFound) {
   const auto with = [](ErrorCode code, const std::function<void(Json&)>& change) {
     Json json = config_to_json(good(), "float32");
@@ -226,6 +292,28 @@ TEST(Accounting, VariantsKeepWhatTheyCompute) {
   EXPECT_EQ(of(FfnVariant::stem_gate).dense_parameters, of(FfnVariant::stem).dense_parameters);
   EXPECT_EQ(of(FfnVariant::stem_additive).dense_parameters, of(FfnVariant::dense).dense_parameters);
   EXPECT_EQ(of(FfnVariant::stem_additive).deleted_parameters, 0);
+}
+
+// Five mixture layers of the same shape: hash_moe 1 of 16 experts of width F, moe 2 of 8 of width F/2.
+TEST(Accounting, MixturesOfExperts) {
+  const Accounting dense = account(paper_1b(FfnVariant::dense)),
+                   hashed = account(paper_1b(FfnVariant::hash_moe)), moe = account(paper_1b(FfnVariant::moe));
+  const std::int64_t ffn = std::int64_t{3} * 2048 * 8192, routers = 5 * 8 * 2048;
+  EXPECT_EQ(ffn, 50'331'648);
+  EXPECT_EQ(hashed.expert_parameters, 5 * 16 * ffn);
+  EXPECT_EQ(hashed.dense_parameters, dense.dense_parameters + 5 * 15 * ffn);
+  EXPECT_EQ(hashed.active_parameters, dense.dense_parameters);  // one expert is the dense FFN
+  EXPECT_EQ(hashed.flops_per_token, dense.flops_per_token);
+  EXPECT_EQ(hashed.flops_per_token_with_lookup, dense.flops_per_token_with_lookup);
+  EXPECT_EQ(moe.expert_parameters, 5 * 8 * ffn / 2);
+  EXPECT_EQ(moe.dense_parameters, dense.dense_parameters + 5 * 3 * ffn + routers);
+  EXPECT_EQ(moe.active_parameters, dense.dense_parameters + routers);  // two halves and the router
+  EXPECT_EQ(moe.flops_per_token, dense.flops_per_token + 2.0 * static_cast<double>(routers));
+  EXPECT_EQ(moe.flops_per_token_with_lookup - moe.flops_per_token, 2.0 * 128256 * 2048);
+  EXPECT_EQ(dense.dense_parameters, 1'498'415'104);
+  EXPECT_EQ(hashed.dense_parameters, 5'273'288'704);
+  EXPECT_EQ(moe.dense_parameters, 2'253'471'744);
+  EXPECT_EQ(moe.table_parameters + moe.deleted_parameters + hashed.table_parameters, 0);
 }
 
 TEST(Accounting, TyingCountsTheEmbeddingOnce) {

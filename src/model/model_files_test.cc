@@ -69,8 +69,8 @@ void expect_same(In a, In b, const std::string& name) {
 }
 
 TEST_F(ModelFiles, RoundTripInF32IsExactForEveryVariant) {
-  for (const FfnVariant variant :
-       {FfnVariant::dense, FfnVariant::stem, FfnVariant::stem_gate, FfnVariant::stem_additive}) {
+  for (const FfnVariant variant : {FfnVariant::dense, FfnVariant::stem, FfnVariant::stem_gate,
+                                   FfnVariant::stem_additive, FfnVariant::hash_moe, FfnVariant::moe}) {
     for (const bool tied : {true, false}) {
       const Model model = random_model(small(variant, tied));
       fs::remove(dir / kTableFile);
@@ -83,6 +83,8 @@ TEST_F(ModelFiles, RoundTripInF32IsExactForEveryVariant) {
         ASSERT_EQ(back.table.present(), model.table.present());
         if (model.table.present()) expect_same(back.table.records(), model.table.records(), "table");
         EXPECT_EQ(back.table.writable(), in_memory && model.table.present());
+        EXPECT_EQ(back.hashed_expert, model.hashed_expert);
+        EXPECT_EQ(fs::exists(dir / kTableFile), model.config.has_table());
       }
     }
   }
@@ -115,6 +117,37 @@ TEST_F(ModelFiles, TensorsHaveLlamasNamesAndAStemLayerNoUpProjection) {
   EXPECT_EQ(file.info("model.embed_tokens.weight").shape, (std::vector<std::int64_t>{40, 16}));
   EXPECT_THROW(file.info("model.layers.0.mlp.up_proj.weight"), Error);
   EXPECT_THROW(file.info("lm_head.weight"), Error);
+}
+
+TEST_F(ModelFiles, ExpertsHaveMixtralsNames) {
+  ModelConfig c = small(FfnVariant::moe);
+  c.experts.experts = 3;
+  const Model model = random_model(c);
+  write_model_files(dir, model);
+  const Safetensors file = Safetensors::open(dir / kWeightsFile);
+  EXPECT_EQ(file.info("model.layers.2.mlp.gate.weight").shape, (std::vector<std::int64_t>{3, 16}));
+  EXPECT_EQ(file.info("model.layers.2.mlp.experts.2.gate_proj.weight").shape,
+            (std::vector<std::int64_t>{12, 16}));
+  EXPECT_EQ(file.info("model.layers.0.mlp.experts.0.down_proj.weight").shape,
+            (std::vector<std::int64_t>{16, 12}));
+  EXPECT_EQ(file.info("model.layers.1.mlp.down_proj.weight").shape, (std::vector<std::int64_t>{16, 24}));
+  EXPECT_THROW(file.info("model.layers.2.mlp.experts.3.up_proj.weight"), Error);
+  EXPECT_THROW(file.info("model.layers.2.mlp.down_proj.weight"), Error);
+  // Expert 2's up projection lies behind its gate projection in the stack.
+  const Out stack = model.weights.layers[2].experts_gate_up;
+  EXPECT_EQ(std::memcmp(file.data("model.layers.2.mlp.experts.2.up_proj.weight"),
+                        stack.slice_rows(5 * 12, 12).data, 12 * 16 * sizeof(float)),
+            0);
+  change_config([](Json& j) { j["num_local_experts"] = 4; });
+  EXPECT_NE(failure().find("model.layers.0.mlp.experts.3.down_proj.weight"), std::string::npos);
+  change_config([](Json& j) { j["num_local_experts"] = 2; });
+  EXPECT_NE(failure().find("mlp.gate.weight: expected F32 or BF16 [2, 16]"), std::string::npos);
+  change_config([](Json& j) {
+    j["num_local_experts"] = 3;
+    j["moe_intermediate_size"] = 16777216;  // would take gigabytes
+  });
+  EXPECT_NE(failure().find("expected [16, 16777216] (hidden_size, moe_intermediate_size of config.json)"),
+            std::string::npos);
 }
 
 TEST_F(ModelFiles, TheTableStartsOnAPageAndRecordsHaveAddresses) {
