@@ -22,8 +22,10 @@ void run_where(const WhereOptions& o) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model);
   const ModelConfig& c = opened.model().config;
-  if (c.stem_layer_count() == 0)
-    fail(ErrorCode::kUsage, "{}: a dense model has no STEM table: no addresses", o.model);
+  if (!c.has_table()) {
+    fail(ErrorCode::kUsage, "{}: this model has no STEM table (ffn_variant {}): no addresses", o.model,
+         name_of(c.variant));
+  }
   const std::filesystem::path path = std::filesystem::path(o.model) / kTableFile;
   const Safetensors file = Safetensors::open(path);
   Json result = Json::array();
@@ -87,6 +89,7 @@ void run_info(const InfoOptions& o) {
                     config_to_json(c, opened.model().table.dtype() == DType::bf16 ? "bfloat16" : "float32")},
                    {"tokenizer_size", opened.tokenizer().vocab_size()},
                    {"dense_parameters", a.dense_parameters},
+                   {"expert_parameters", a.expert_parameters},
                    {"table_parameters", a.table_parameters},
                    {"active_parameters", a.active_parameters},
                    {"deleted_parameters", a.deleted_parameters},
@@ -109,12 +112,18 @@ void run_info(const InfoOptions& o) {
   else
     fmt::print("  ffn        {} in layers {}, dense in the others\n", name_of(c.variant),
                fmt::join(c.stem_layers, ", "));
+  if (c.has_experts()) {
+    const ExpertShape e = c.expert_shape();
+    fmt::print(
+        "  experts    {} of width {}, {} for a token, {} parameters in all: no table, nothing to edit\n",
+        e.experts, e.width, e.chosen, count_text(a.expert_parameters));
+  }
   fmt::print("  parameters {} dense + {} in the table; {} active for a token; {} deleted up-projection\n",
              count_text(a.dense_parameters), count_text(a.table_parameters), count_text(a.active_parameters),
              count_text(a.deleted_parameters));
   fmt::print("  FLOPs      {:.2f} M a token ({:.2f} M counting the embedding lookup as a product)\n",
              a.flops_per_token / 1e6, a.flops_per_token_with_lookup / 1e6);
-  if (!c.stem_layers.empty())
+  if (c.has_table())
     fmt::print("  table      {} in {} ({} a record)\n", bytes_text(table_bytes),
                name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)));
   fmt::print("  machine    {}\n", machine_text());

@@ -84,7 +84,12 @@ TEST(SettingsModel, ImpossibleShapesAreNamed) {
   EXPECT_EQ(resolved({"model.stem_layers=1,4,1"}),
             "settings: stem_layers: expected each layer once, found 1 twice");
   EXPECT_EQ(resolved({"model.variant=stems"}),
-            "ffn_variant: expected one of dense, stem, stem_gate, stem_additive, found \"stems\"");
+            "ffn_variant: expected one of dense, stem, stem_gate, stem_additive, hash_moe, moe, found "
+            "\"stems\"");
+  EXPECT_EQ(resolved({"model.variant=moe", "model.experts=4", "model.experts_per_token=5"}),
+            "settings: num_experts_per_tok: expected a number in [1, num_local_experts = 4] for ffn_variant "
+            "moe, found 5");
+  EXPECT_EQ(resolved({"model.variant=hash_moe", "model.hash_seed=3", "model.expert_ffn=64"}), "no error");
   EXPECT_EQ(resolved({"train.sequence=512"}),
             "settings: train.sequence: expected at most model.max_positions = 256, found 512");
   EXPECT_EQ(resolved({"train.precision=f16"}),

@@ -44,6 +44,10 @@ PatchFile make_patch(const PatchTarget& target, const SwapPlan& plan, Json reque
 PatchFile apply_patch(const PatchTarget& target, const std::filesystem::path& path, Overlay& overlay) {
   PatchFile patch = read_patch(path);
   const ModelConfig& config = target.model->config;
+  if (!config.has_table()) {
+    fail(ErrorCode::kUsage, "{}: this model has no STEM table (ffn_variant {}): a patch replaces nothing",
+         path.string(), name_of(config.variant));
+  }
   PatchBase base;
   base.uuid = target.uuid;
   base.tokenizer = target.tokenizer;
