@@ -94,7 +94,7 @@ struct Pass {
   Workspace workspace;
   Context context;
   Gradients gradients;
-  double loss = 0;
+  double loss = 0, auxiliary = 0;
 
   explicit Pass(const Kernels& kernels) : context{&kernels, &workspace, false} {}
 
@@ -118,6 +118,7 @@ struct Pass {
     loss = 0;
     for (std::int64_t i = 0; i < batch.size(); ++i)
       loss += get(per_token, 0, i) * static_cast<double>(weights[static_cast<std::size_t>(i)]);
+    auxiliary = a.router.auxiliary_loss();
   }
 };
 
@@ -147,6 +148,8 @@ TEST_P(ModelGolden, LogitsLossAndEveryGradient) {
                       g.config.vocab),
                tensor("logits"));
   EXPECT_NEAR(pass.loss, static_cast<double>(tensor("loss")[0]), 1e-5);
+  const bool routed = g.config.variant == FfnVariant::moe;
+  EXPECT_NEAR(pass.auxiliary, routed ? static_cast<double>(tensor("auxiliary")[0]) : 0.0, 1e-6);
 
   int compared = 0;
   for_each_tensor(g.config, pass.gradients.dense, [&](const std::string& name, Out view, TensorKind) {
@@ -181,7 +184,8 @@ TEST_P(ModelGolden, TenTrainingLosses) {
     EXPECT_NEAR(pass.loss, static_cast<double>(expected[step - 1]),
                 kTolerance * static_cast<double>(expected[0]))
         << "step " << step;
-    optimizer.update(pass.context, model, pass.gradients, groups.tokens(), step, {1e-2f, 0.1f, 1.0f},
+    const StepNorms norms = optimizer.norms(pass.context, model, pass.gradients);
+    optimizer.update(pass.context, model, pass.gradients, groups.tokens(), norms, {1e-2f, 0.1f, 1.0f},
                      {1e-2f, 0.0f, 1.0f});
   }
 }
@@ -191,11 +195,15 @@ constexpr Case kCases[] = {{"dense_tied", "reference"},
                            {"stem_full_tied", "reference"},
                            {"stem_gate_untied", "reference"},
                            {"stem_additive_tied", "reference"},
+                           {"hash_moe_tied", "reference"},
+                           {"moe_untied", "reference"},
                            {"dense_tied", "cpu"},
                            {"stem_untied", "cpu"},
                            {"stem_full_tied", "cpu"},
                            {"stem_gate_untied", "cpu"},
-                           {"stem_additive_tied", "cpu"}};
+                           {"stem_additive_tied", "cpu"},
+                           {"hash_moe_tied", "cpu"},
+                           {"moe_untied", "cpu"}};
 INSTANTIATE_TEST_SUITE_P(PyTorch, ModelGolden, testing::ValuesIn(kCases), [](const auto& test) {
   return std::string(test.param.golden) + "_" + test.param.backend;
 });
@@ -218,7 +226,7 @@ TEST_P(ModelGradient, AgreesWithCentralDifferences) {
     Workspace::Scope inner(other.workspace);
     other.run(g, model, groups);
     set(view, r, c, before);
-    return other.loss;
+    return other.loss + other.auxiliary;
   };
   Rng rng(7, 7);
   const auto check = [&](const std::string& name, Out view, std::int64_t r, std::int64_t c, double analytic) {
@@ -245,7 +253,7 @@ TEST_P(ModelGradient, AgreesWithCentralDifferences) {
 
 INSTANTIATE_TEST_SUITE_P(F64, ModelGradient,
                          testing::Values("dense_tied", "stem_untied", "stem_full_tied", "stem_gate_untied",
-                                         "stem_additive_tied"),
+                                         "stem_additive_tied", "hash_moe_tied", "moe_untied"),
                          [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

@@ -2,11 +2,13 @@
 """Writes tests/golden/model/<case>.safetensors: a small STEM model, a batch, and what PyTorch computes from them.
 
 A plain, independent implementation of the model: a Llama decoder (RoPE on half-split heads, RMSNorm, grouped-query
-attention that stays inside its segment) whose FFN is dense, stem, stem_gate or stem_additive. Each file holds the weights
-under Llama's names, the table "stem.table" [V, S, F], the batch ("tokens", "positions", "targets" [N], "segments" [n, 2]:
-first row and length), "logits" [N, V], "loss" (mean cross-entropy over targets >= 0), "grad.<name>" of every parameter, and
-"losses" [10]: the loss before each of ten AdamW steps on the same batch. The metadata key "config" is config.json's text;
-"optimizer" holds the settings of the ten steps, "f32_error" how far this f32 run lies from the same run in f64.
+attention that stays inside its segment) whose FFN is dense, stem, stem_gate, stem_additive, hash_moe or moe. Each file holds
+the weights under Llama's names (experts: Mixtral's scheme), the table "stem.table" [V, S, F], the batch ("tokens",
+"positions", "targets" [N], "segments" [n, 2]: first row and length), "logits" [N, V], "loss" (mean cross-entropy over targets
+>= 0), "auxiliary" (moe: the routers' balance and z losses with their coefficients), "grad.<name>" of every parameter (of
+loss + auxiliary), and "losses" [10]: the loss before each of ten AdamW steps on the same batch. The metadata key "config" is
+config.json's text; "optimizer" holds the settings of the ten steps, "f32_error" how far this f32 run lies from the same run
+in f64.
 
     pip install torch numpy safetensors
     python tools/make_model_goldens.py            # writes the files
@@ -33,12 +35,17 @@ CASES = {
     "stem_full_tied": dict(ffn_variant="stem", stem_layers=[1, 2, 3], tie_word_embeddings=True, seed=3),
     "stem_gate_untied": dict(ffn_variant="stem_gate", stem_layers=[1, 3], tie_word_embeddings=False, seed=4),
     "stem_additive_tied": dict(ffn_variant="stem_additive", stem_layers=[0, 2], tie_word_embeddings=True, seed=5),
+    "hash_moe_tied": dict(ffn_variant="hash_moe", stem_layers=[1, 3], tie_word_embeddings=True, seed=6, num_local_experts=5,
+                          num_experts_per_tok=1, moe_intermediate_size=48, hash_seed=9),
+    "moe_untied": dict(ffn_variant="moe", stem_layers=[1, 2], tie_word_embeddings=False, seed=7, num_local_experts=4,
+                       num_experts_per_tok=2, moe_intermediate_size=24, router_aux_loss_coef=0.1, router_z_loss_coef=0.02),
 }
 # Two sequences of 24 tokens; the documents in them do not see one another.
 SEGMENTS = [(0, 9), (9, 1), (10, 14), (24, 24)]
 OPTIMIZER = dict(steps=10, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, table_weight_decay=0.0, clip=1.0,
                  table_clip=1.0, table_mode="lazy")
 TABLE, EMBED = "stem.table", "model.embed_tokens.weight"
+MIXTURES = ("hash_moe", "moe")
 
 
 def make_weights(c, rng):
@@ -54,6 +61,16 @@ def make_weights(c, rng):
             w[f"{p}self_attn.{name}_proj.weight"] = normal(shape, 1.5 / math.sqrt(d))
         w[p + "post_attention_layernorm.weight"] = norm()
         variant = c["ffn_variant"] if l in c["stem_layers"] else "dense"
+        if variant in MIXTURES:
+            e = c["moe_intermediate_size"]
+            if variant == "moe":
+                w[p + "mlp.gate.weight"] = normal((c["num_local_experts"], d), 1 / math.sqrt(d))
+            for i in range(c["num_local_experts"]):
+                expert = f"{p}mlp.experts.{i}."
+                w[expert + "gate_proj.weight"] = normal((e, d), 1.5 / math.sqrt(d))
+                w[expert + "up_proj.weight"] = normal((e, d), 1 / math.sqrt(d))
+                w[expert + "down_proj.weight"] = normal((d, e), 1 / math.sqrt(e))
+            continue
         if variant != "stem_gate":
             w[p + "mlp.gate_proj.weight"] = normal((f, d), 1.5 / math.sqrt(d))
         if variant != "stem":
@@ -62,7 +79,7 @@ def make_weights(c, rng):
     w["model.norm.weight"] = norm()
     if not c["tie_word_embeddings"]:
         w["lm_head.weight"] = normal((v, d), 1 / math.sqrt(d))
-    if c["stem_layers"]:
+    if c["stem_layers"] and c["ffn_variant"] not in MIXTURES:
         w[TABLE] = normal((v, len(c["stem_layers"]), f), 0.7)
     return w
 
@@ -114,8 +131,41 @@ def attention(c, w, p, x, batch):
     return torch.cat(parts) @ w[p + "o_proj.weight"].T
 
 
-def ffn(c, w, l, x, tokens):
+def hash_expert(seed, token, experts):
+    """Philox4x32-10 at key `seed`, counter (token, the hash's stream): its first word scaled to the experts."""
+    mask, (k0, k1), counter = 0xFFFFFFFF, (seed & 0xFFFFFFFF, seed >> 32), [token, 0, 0x68617368, 0]
+    for _ in range(10):
+        a, b = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [b >> 32 ^ counter[1] ^ k0, b & mask, a >> 32 ^ counter[3] ^ k1, a & mask]
+        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
+    return counter[0] * experts >> 32
+
+
+def mixture(c, w, p, x, tokens, auxiliary):
+    """Every expert on every position, weighted: zero where it was not chosen. Appends the router's losses."""
+    experts, k = c["num_local_experts"], c["num_experts_per_tok"]
+    if c["ffn_variant"] == "hash_moe":
+        chosen = torch.tensor([hash_expert(c["hash_seed"], t, experts) for t in tokens.tolist()])
+        weights = torch.nn.functional.one_hot(chosen, experts).to(x.dtype)
+    else:
+        logits = x @ w[p + "gate.weight"].T
+        best, chosen = logits.topk(k, -1)
+        weights = torch.zeros_like(logits).scatter(1, chosen, best.softmax(-1))
+        load = torch.bincount(chosen.flatten(), minlength=experts).to(x.dtype) / chosen.numel()
+        auxiliary.append(c["router_aux_loss_coef"] * experts * (load * logits.softmax(-1).mean(0)).sum() +
+                         c["router_z_loss_coef"] * logits.logsumexp(-1).pow(2).mean())
+    y = torch.zeros_like(x)
+    for i in range(experts):
+        gate, up, down = (w[f"{p}experts.{i}.{name}_proj.weight"] for name in ("gate", "up", "down"))
+        a = x @ gate.T
+        y = y + weights[:, i:i + 1] * ((a * torch.sigmoid(a) * (x @ up.T)) @ down.T)
+    return y
+
+
+def ffn(c, w, l, x, tokens, auxiliary):
     p = f"model.layers.{l}.mlp."
+    if l in c["stem_layers"] and c["ffn_variant"] in MIXTURES:
+        return mixture(c, w, p, x, tokens, auxiliary)
     gate = lambda: x @ w[p + "gate_proj.weight"].T
     up = lambda: x @ w[p + "up_proj.weight"].T
     silu = lambda y: y * torch.sigmoid(y)
@@ -130,24 +180,26 @@ def ffn(c, w, l, x, tokens):
 
 
 def forward(c, w, batch):
-    """Returns the logits [N, V] and the mean loss over targets >= 0."""
+    """Returns the logits [N, V], the mean loss over targets >= 0 and the sum of all routers' losses."""
+    auxiliary = []
     x = w[EMBED][batch["tokens"]]
     for l in range(c["num_hidden_layers"]):
         p = f"model.layers.{l}."
         x = x + attention(c, w, p + "self_attn.", rms_norm(x, w[p + "input_layernorm.weight"], c["rms_norm_eps"]), batch)
-        x = x + ffn(c, w, l, rms_norm(x, w[p + "post_attention_layernorm.weight"], c["rms_norm_eps"]), batch["tokens"])
+        x = x + ffn(c, w, l, rms_norm(x, w[p + "post_attention_layernorm.weight"], c["rms_norm_eps"]), batch["tokens"],
+                    auxiliary)
     x = rms_norm(x, w["model.norm.weight"], c["rms_norm_eps"])
     logits = x @ w[EMBED if c["tie_word_embeddings"] else "lm_head.weight"].T
     kept = batch["targets"] >= 0
     loss = -torch.log_softmax(logits[kept], -1).gather(1, batch["targets"][kept][:, None]).mean()
-    return logits, loss
+    return logits, loss, sum(auxiliary, torch.zeros((), dtype=x.dtype))
 
 
 def loss_and_gradients(c, w, batch):
     leaves = {name: t.detach().clone().requires_grad_() for name, t in w.items()}
-    logits, loss = forward(c, leaves, batch)
-    grads = torch.autograd.grad(loss, list(leaves.values()))
-    return logits.detach(), loss.detach(), dict(zip(leaves, grads))
+    logits, loss, auxiliary = forward(c, leaves, batch)
+    grads = torch.autograd.grad(loss + auxiliary, list(leaves.values()))
+    return logits.detach(), loss.detach(), auxiliary.detach(), dict(zip(leaves, grads))
 
 
 def clip(grads, limit):
@@ -165,7 +217,7 @@ def train(c, w, batch):
     rows = torch.unique(batch["tokens"])
     losses = []
     for step in range(1, o["steps"] + 1):
-        _, loss, grads = loss_and_gradients(c, w, batch)
+        _, loss, _, grads = loss_and_gradients(c, w, batch)
         losses.append(loss)
         grads = clip({n: g for n, g in grads.items() if n != TABLE}, o["clip"]) | \
             clip({n: g for n, g in grads.items() if n == TABLE}, o["table_clip"])
@@ -183,8 +235,10 @@ def train(c, w, batch):
 
 def compute(c, w, batch, dtype):
     w = {name: t.to(dtype) for name, t in w.items()}
-    logits, loss, grads = loss_and_gradients(c, w, batch)
+    logits, loss, auxiliary, grads = loss_and_gradients(c, w, batch)
     out = {"logits": logits, "loss": loss.reshape(1), "losses": train(c, w, batch)}
+    if c["ffn_variant"] == "moe":
+        out["auxiliary"] = auxiliary.reshape(1)
     return out | {f"grad.{name}": g for name, g in grads.items()}
 
 
