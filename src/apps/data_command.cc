@@ -8,6 +8,7 @@
 #include "apps/commands.h"
 #include "apps/progress.h"
 #include "core/rng.h"
+#include "data/chat.h"
 #include "data/text_source.h"
 #include "io/digest.h"
 #include "io/file.h"
@@ -102,6 +103,83 @@ void run_text(const TextCommandOptions& o) {
   print(write_tokens(o.out, tokenizer, train, held_out), o.out, o.json);
 }
 
+struct ChatCommandOptions {
+  std::vector<std::string> inputs;
+  std::string out, tokenizer, model;
+  double held_out = 0.02;
+  std::uint64_t seed = 1;
+  bool json = false;
+};
+
+// The end of a plain conversation is the end-of-text token that follows it; <|im_end|> says it already.
+TokenShard chat_shard(const Tokenizer& tokenizer, std::int32_t start, ChatForm form,
+                      std::span<const Conversation> conversations, const std::string& digest) {
+  TokenShard shard;
+  shard.tokenizer_digest = digest;
+  for (const Conversation& c : conversations) {
+    const RenderedChat chat = render_chat(tokenizer, form, c);
+    shard.append(start, chat.tokens, chat.is_target, form == ChatForm::plain);
+  }
+  return shard;
+}
+
+std::int64_t target_count(const TokenShard& shard) {
+  return std::count(shard.loss_mask.begin(), shard.loss_mask.end(), std::uint8_t{1});
+}
+
+void run_chat_data(const ChatCommandOptions& o) {
+  if (o.tokenizer.empty() == o.model.empty())
+    fail(ErrorCode::kUsage, "data chat: expected --tokenizer FILE or --model DIR, found {}",
+         o.model.empty() ? "neither" : "both");
+  std::vector<Conversation> all;
+  for (const std::string& input : o.inputs) {
+    std::vector<Conversation> more = parse_conversations(read_file(input), input);
+    all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+  }
+  if (all.size() < 2)
+    fail(ErrorCode::kFormat, "{}: expected at least two conversations, one of them to hold out, found one",
+         o.inputs.front());
+  // The tokenizer's own bytes: shards and the model that is tuned on them name the same digest.
+  std::filesystem::path path = o.tokenizer.empty() ? o.model : o.tokenizer;
+  if (std::filesystem::is_directory(path)) path /= kTokenizerFile;
+  const std::string bytes = read_file(path), digest = to_hex(sha256(bytes));
+  const Tokenizer tokenizer = Tokenizer::load(path);
+  const auto start = tokenizer.eos_id();
+  if (!start)
+    fail(ErrorCode::kMismatch, "{}: expected an end-of-text token such as <|endoftext|>, found none",
+         path.string());
+
+  Rng rng(o.seed, 0);
+  shuffle(all, rng);
+  const auto count =
+      std::max<std::size_t>(1, static_cast<std::size_t>(static_cast<double>(all.size()) * o.held_out));
+  const ChatForm form = chat_form_of(tokenizer);
+  const std::span<const Conversation> whole(all);
+  const TokenShard held_out = chat_shard(tokenizer, *start, form, whole.first(count), digest),
+                   train = chat_shard(tokenizer, *start, form, whole.subspan(count), digest);
+  const std::filesystem::path out = o.out;
+  std::filesystem::create_directories(out);
+  write_file_atomic(out / kTokenizerFile, bytes);
+  save_shard(out / kTrainTokens, train);
+  save_shard(out / kHeldOutTokens, held_out);
+  if (o.json) {
+    fmt::print("{}", dump_json({{"directory", o.out},
+                                {"template", name_of(form)},
+                                {"vocab_size", tokenizer.vocab_size()},
+                                {"train_conversations", train.document_count()},
+                                {"train_tokens", train.size()},
+                                {"train_targets", target_count(train)},
+                                {"held_out_conversations", held_out.document_count()},
+                                {"held_out_tokens", held_out.size()},
+                                {"held_out_targets", target_count(held_out)}}));
+    return;
+  }
+  fmt::print("{}: template {}; {} conversations with {} tokens, {} of them targets; {} with {} held out\n",
+             o.out, name_of(form), count_text(train.document_count()), count_text(train.size()),
+             count_text(target_count(train)), count_text(held_out.document_count()),
+             count_text(held_out.size()));
+}
+
 struct AtlasCommandOptions {
   std::string out, source, config;
   std::vector<std::string> assignments;
@@ -174,6 +252,21 @@ void add_data_command(CLI::App& app) {
   text->add_option("--seed", t->seed, "seed of the split")->capture_default_str();
   text->add_flag("--json", t->json, "figures as JSON");
   text->callback([t] { run_text(*t); });
+
+  auto c = std::make_shared<ChatCommandOptions>();
+  CLI::App* chat =
+      data->add_subcommand("chat", "conversations (JSONL): only the assistant's words are learnt");
+  chat->add_option("input", c->inputs, "files of {\"messages\": …} or {\"prompt\", \"completion\"} lines")
+      ->required();
+  chat->add_option("-o,--out", c->out, "data directory to write")->required();
+  chat->add_option("--tokenizer", c->tokenizer, "tokenizer.json");
+  chat->add_option("--model", c->model, "model directory whose tokenizer to use");
+  chat->add_option("--held-out", c->held_out, "share of the conversations kept for validation")
+      ->check(CLI::Range(0.0001, 0.9))
+      ->capture_default_str();
+  chat->add_option("--seed", c->seed, "seed of the split")->capture_default_str();
+  chat->add_flag("--json", c->json, "figures as JSON");
+  chat->callback([c] { run_chat_data(*c); });
 }
 
 }  // namespace stem
