@@ -202,10 +202,42 @@ AttentionKernels attention_kernels() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/cpu/attention_amx.h"
+#include "kernels/cpu/gemm_amx.h"
+
 namespace stem::cpu {
-HWY_EXPORT(attention_kernels);
-AttentionKernels attention_kernels() {
-  return HWY_DYNAMIC_DISPATCH(attention_kernels)();
+namespace {
+
+// What bf16 takes where there are no tiles, and f32 everywhere.
+const AttentionKernels& vector_kernels();
+
+void attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::span<const Segment> segments) {
+  if (q.dtype == DType::bf16 && amx_supported())
+    return amx_attention_forward(y, lse, q, k, v, heads, segments);
+  vector_kernels().attention_forward(y, lse, q, k, v, heads, segments);
 }
+
+void attention_backward(Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In y, In lse, Heads heads,
+                        std::span<const Segment> segments) {
+  if (q.dtype == DType::bf16 && amx_supported())
+    return amx_attention_backward(d_q, d_k, d_v, d_y, q, k, v, y, lse, heads, segments);
+  vector_kernels().attention_backward(d_q, d_k, d_v, d_y, q, k, v, y, lse, heads, segments);
+}
+
+}  // namespace
+
+HWY_EXPORT(attention_kernels);
+
+namespace {
+const AttentionKernels& vector_kernels() {
+  static const AttentionKernels kernels = HWY_DYNAMIC_DISPATCH(attention_kernels)();
+  return kernels;
+}
+}  // namespace
+
+AttentionKernels attention_kernels() {
+  return {attention_forward, attention_backward, vector_kernels().attention_invariant};
+}
+
 }  // namespace stem::cpu
 #endif

@@ -22,8 +22,8 @@ std::vector<Segment> documents(std::initializer_list<std::int64_t> lengths) {
 }
 
 TEST(Attention, ForwardAndBackwardOverDocuments) {
-  const std::vector<Segment> segments = documents({1, 20, 64, 65, 150});
-  const std::int64_t rows = 300;
+  const std::vector<Segment> segments = documents({1, 20, 64, 65, 150, 290});
+  const std::int64_t rows = 590;
   for (const DType type : {DType::f32, DType::bf16}) {
     for (const Heads& heads : kHeads) {
       SCOPED_TRACE(::testing::Message()
@@ -36,7 +36,9 @@ TEST(Attention, ForwardAndBackwardOverDocuments) {
                                                                             want_lse = lse.wide();
       cpu.attention.attention_forward(y, lse, q, k, v, heads, segments);
       oracle.attention.attention_forward(want_y, want_lse, q, k, v, heads, segments);
-      expect_close(y, want_y, 1e-5, "y");
+      // Where products run on bf16 tiles, the probabilities and their gradients are rounded to bf16, too.
+      const double rounded = type == DType::bf16 ? 1e-2 : 0.0;
+      expect_close(y, want_y, 1e-5 + rounded / 4, "y");
       expect_close(lse, want_lse, 1e-5, "lse");
 
       const Matrix d_y = Matrix(type, rows, wide, 2).randomise(4);
@@ -44,9 +46,9 @@ TEST(Attention, ForwardAndBackwardOverDocuments) {
       Matrix want_q = d_q.wide(), want_k = d_k.wide(), want_v = d_v.wide();
       cpu.attention.attention_backward(d_q, d_k, d_v, d_y, q, k, v, y, lse, heads, segments);
       oracle.attention.attention_backward(want_q, want_k, want_v, d_y, q, k, v, y, lse, heads, segments);
-      expect_close(d_q, want_q, 5e-5, "d_q");
-      expect_close(d_k, want_k, 5e-5, "d_k");
-      expect_close(d_v, want_v, 5e-5, "d_v");
+      expect_close(d_q, want_q, 5e-5 + rounded, "d_q");
+      expect_close(d_k, want_k, 5e-5 + rounded, "d_k");
+      expect_close(d_v, want_v, 5e-5 + rounded, "d_v");
     }
   }
 }

@@ -1,38 +1,23 @@
-// The product is cut into blocks of 32 × 32 of c, four tiles that stay in the unit while k runs:
-//
-//   c[32, 32] += a[32, kc] · b[kc, 32]     per 32 k: two tiles of a, two of b, four TDPBF16PS
-//
-// b is packed beforehand, because TDPBF16PS wants pairs of k side by side: per block of 32 columns and per 32
-// k two tiles [16 pairs][16 columns][2], 2 kB in a row. a is read in place where its rows are contiguous in
-// k. k runs in blocks of kc so that one block of b stays in the first-level cache while the rows of a pass
-// by.
+// The product on AMX tiles (amx_tiles.h). b is packed beforehand; a is read in place where its rows are
+// contiguous in k. k runs in blocks of kc so that a panel of a stays in the first-level cache.
 #include "kernels/cpu/gemm_amx.h"
 
 #include <omp.h>
 
-#include <algorithm>
-#include <cstring>
-#include <vector>
-
-#include "core/workspace.h"
+#include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/families.h"
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define STEM_HAS_AMX 1
+#if STEM_HAS_AMX
 #include <cpuid.h>
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#else
-#define STEM_HAS_AMX 0
 #endif
 
 namespace stem::cpu {
 
 #if STEM_HAS_AMX
 
-// GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake (its bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
@@ -40,192 +25,11 @@ namespace stem::cpu {
 
 namespace {
 
-constexpr std::int64_t kBlock = 32;         // rows and columns of a block of c, and k of one step
-constexpr std::int64_t kTile = 16 * 32;     // bf16 values of a tile
+using namespace amx;
+
 constexpr std::int64_t kMaxDepth = 256;     // kc: a panel of a and a block of b take 16 kB each
 constexpr std::int64_t kColumns = 1024;     // of c at a time: their part of b, kc deep, takes 512 kB
 constexpr std::int64_t kRowsPerTask = 128;  // rows of c of one task, a multiple of kBlock
-
-std::int64_t blocks(std::int64_t n) {
-  return (n + kBlock - 1) / kBlock;
-}
-
-/// What _tile_loadconfig reads: eight tiles of 16 rows of 64 bytes.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-/// Transposes 16 × 16 values of 32 bits.
-inline void transpose(__m512i (&r)[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  // Now r[4g + j] holds, in its four 128-bit lanes l, column 4l + j of rows 4g .. 4g + 3.
-  for (int j = 0; j < 4; ++j) {
-    const __m512i low01 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88),
-                  high01 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
-    const __m512i low23 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88),
-                  high23 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
-    t[j] = _mm512_shuffle_i32x4(low01, low23, 0x88);
-    t[8 + j] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
-    t[4 + j] = _mm512_shuffle_i32x4(high01, high23, 0x88);
-    t[12 + j] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
-  }
-  std::memcpy(r, t, sizeof(t));
-}
-
-/// Mask of the first n of 16 or 32 lanes.
-inline __mmask16 first16(std::int64_t n) {
-  return n >= 16 ? static_cast<__mmask16>(0xffff)
-                 : static_cast<__mmask16>((1u << std::max<std::int64_t>(n, 0)) - 1);
-}
-inline __mmask32 first32(std::int64_t n) {
-  return n >= 32 ? 0xffffffffu : (1u << std::max<std::int64_t>(n, 0)) - 1;
-}
-
-/// Rows of k-contiguous values as a tile: `rows` of 16 rows, `depth` of 32 values, the rest zero.
-inline void load_rows(__m512i (&r)[16], const bf16* from, std::int64_t stride, std::int64_t rows,
-                      std::int64_t depth) {
-  const __mmask32 mask = first32(depth);
-  for (int i = 0; i < 16; ++i)
-    r[i] = i < rows ? _mm512_maskz_loadu_epi16(mask, from + i * stride) : _mm512_setzero_si512();
-}
-
-/// Rows k of column-contiguous values as pairs: r[p][c] = (from[2p][c], from[2p + 1][c]).
-inline void load_pairs(__m512i (&r)[16], const bf16* from, std::int64_t stride, std::int64_t depth,
-                       std::int64_t cols) {
-  const __mmask16 mask = first16(cols);
-  for (int p = 0; p < 16; ++p) {
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i even = 2 * p < depth ? _mm256_maskz_loadu_epi16(mask, from + 2 * p * stride) : zero;
-    const __m256i odd =
-        2 * p + 1 < depth ? _mm256_maskz_loadu_epi16(mask, from + (2 * p + 1) * stride) : zero;
-    r[p] = _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-  }
-}
-
-inline void store_tile(bf16* to, const __m512i (&r)[16]) {
-  for (int i = 0; i < 16; ++i) _mm512_store_si512(to + i * 32, r[i]);
-}
-
-/// Packs columns [n, n + 32) of op(b) [K, N] at 32 k: two tiles of pairs.
-void pack_columns(bf16* to, const In& b, bool transposed, std::int64_t k, std::int64_t n) {
-  const std::int64_t depth = transposed ? b.cols : b.rows, cols = transposed ? b.rows : b.cols;
-  const auto* data = static_cast<const bf16*>(b.data);
-  for (const std::int64_t col : {n, n + 16}) {
-    __m512i r[16];
-    if (transposed) {
-      load_rows(r, data + col * b.stride + k, b.stride, cols - col, depth - k);
-      transpose(r);
-    } else {
-      load_pairs(r, data + k * b.stride + col, b.stride, depth - k, cols - col);
-    }
-    store_tile(to, r);
-    to += kTile;
-  }
-}
-
-/// Packs rows [m, m + 32) of op(a) [M, K] at 32 k: two tiles of 16 rows.
-void pack_rows(bf16* to, const In& a, bool transposed, std::int64_t m, std::int64_t k) {
-  const std::int64_t rows = transposed ? a.cols : a.rows, depth = transposed ? a.rows : a.cols;
-  const auto* data = static_cast<const bf16*>(a.data);
-  for (const std::int64_t row : {m, m + 16}) {
-    __m512i r[16];
-    if (transposed) {
-      load_pairs(r, data + k * a.stride + row, a.stride, depth - k, rows - row);
-      transpose(r);
-    } else {
-      load_rows(r, data + row * a.stride + k, a.stride, rows - row, depth - k);
-    }
-    store_tile(to, r);
-    to += kTile;
-  }
-}
-
-/// A panel of 32 rows of a as the tile loads see it.
-struct Panel {
-  const char* data;
-  std::int64_t stride;  // bytes between rows of a tile
-  std::int64_t lower;   // bytes from the upper tile to the lower one
-  std::int64_t step;    // bytes from one step of 32 k to the next
-};
-
-/// sums [32, 32] (+)= panel · b over `depth` k.
-inline void multiply(float* sums, std::int64_t stride, bool load, const Panel& a, const bf16* b,
-                     std::int64_t depth) {
-  const auto bytes = static_cast<std::size_t>(stride) * sizeof(float);
-  if (load) {
-    _tile_loadd(0, sums, bytes);
-    _tile_loadd(1, sums + 16, bytes);
-    _tile_loadd(2, sums + 16 * stride, bytes);
-    _tile_loadd(3, sums + 16 * stride + 16, bytes);
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  const char* rows = a.data;
-  const auto row_bytes = static_cast<std::size_t>(a.stride);
-  for (std::int64_t k = 0; k < depth; k += kBlock, rows += a.step, b += 2 * kTile) {
-    _tile_loadd(4, rows, row_bytes);
-    _tile_loadd(6, b, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + kTile, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, rows + a.lower, row_bytes);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_stored(0, sums, bytes);
-  _tile_stored(1, sums + 16, bytes);
-  _tile_stored(2, sums + 16 * stride, bytes);
-  _tile_stored(3, sums + 16 * stride + 16, bytes);
-}
-
-/// c (+)= sums, `rows` × `cols` of them, in c's dtype.
-inline void write(Out c, std::int64_t row, std::int64_t col, const float* sums, std::int64_t stride,
-                  std::int64_t rows, std::int64_t cols, bool accumulate) {
-  for (std::int64_t i = 0; i < rows; ++i, sums += stride) {
-    for (std::int64_t j = 0; j < cols; j += 16) {
-      const __mmask16 mask = first16(cols - j);
-      __m512 value = _mm512_loadu_ps(sums + j);
-      if (c.dtype == DType::f32) {
-        float* const at = static_cast<float*>(c.data) + (row + i) * c.stride + col + j;
-        if (accumulate) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, at));
-        _mm512_mask_storeu_ps(at, mask, value);
-      } else {
-        bf16* const at = static_cast<bf16*>(c.data) + (row + i) * c.stride + col + j;
-        if (accumulate) {
-          const __m512i old = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
-          value = _mm512_add_ps(value, _mm512_castsi512_ps(_mm512_slli_epi32(old, 16)));
-        }
-        const __m256bh narrow = _mm512_cvtneps_pbh(value);
-        _mm256_mask_storeu_epi16(at, mask, reinterpret_cast<const __m256i&>(narrow));
-      }
-    }
-  }
-}
-
-/// Memory that lives as long as its thread and grows to the largest request.
-template <class T>
-T* thread_memory(Buffer& buffer, std::int64_t count) {
-  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
-  if (buffer.size() < bytes) buffer = Buffer(bytes);
-  return static_cast<T*>(buffer.data());
-}
 
 struct Product {
   Out c;
