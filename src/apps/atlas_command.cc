@@ -65,6 +65,11 @@ void run_atlas(const Options& o) {
 
   tell.heading("Training");
   const ModelConfig config = settings.resolve_model(d.vocab);
+  if (!config.has_table()) {
+    fail(ErrorCode::kUsage,
+         "model.variant: expected one with a STEM table (the demonstration edits rows), found {}",
+         name_of(config.variant));
+  }
   const Accounting a = account(config);
   tell.line(
       "{} layers of width {}; in layers {} the up-projection is deleted and each token reads its own row of "

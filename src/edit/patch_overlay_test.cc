@@ -72,6 +72,14 @@ TEST_F(PatchMeetsModel, RowsGoToTheStemLayersOfTheirModelLayers) {
   EXPECT_EQ(*overlay.find(7, 1, std::vector{2}), (std::vector<float>{6, 5, 4, 3, 2, 1}));
 }
 
+TEST_F(PatchMeetsModel, AModelWithoutATableIsRefused) {
+  const Model mixture(shape(FfnVariant::moe), {});
+  PatchTarget other = target;
+  other.model = &mixture;
+  EXPECT_EQ(failure(other, ErrorCode::kUsage),
+            path().string() + ": this model has no STEM table (ffn_variant moe): a patch replaces nothing");
+}
+
 TEST_F(PatchMeetsModel, AddsSumOnTopOfWhatIsInForce) {
   patch.mode = PatchMode::add;
   write_patch(path(), patch);
