@@ -77,10 +77,11 @@ void bench_gemm(const Sizes& s, DType type) {
         d_w(DType::f32, out, in);
     const double flop = 2.0 * static_cast<double>(rows * in * out);
     const std::string label = std::string(name) + " " + std::string(name_of(type));
-    report(label + " y = x wT", flop, "GFLOP/s", [&] { gemm.gemm(y, x, false, w, true, false); });
-    report(label + " y += x wT (f32)", flop, "GFLOP/s", [&] { gemm.gemm(y_wide, x, false, w, true, true); });
-    report(label + " dx = dy w", flop, "GFLOP/s", [&] { gemm.gemm(d_x, d_y, false, w, false, false); });
-    report(label + " dw += dyT x", flop, "GFLOP/s", [&] { gemm.gemm(d_w, d_y, true, x, false, true); });
+    report(label + " y = x wT", flop, "GFLOP/s", [&] { gemm.gemm(y, x, false, w, true, {}); });
+    report(label + " y += x wT (f32)", flop, "GFLOP/s",
+           [&] { gemm.gemm(y_wide, x, false, w, true, y_wide); });
+    report(label + " dx = dy w", flop, "GFLOP/s", [&] { gemm.gemm(d_x, d_y, false, w, false, {}); });
+    report(label + " dw += dyT x", flop, "GFLOP/s", [&] { gemm.gemm(d_w, d_y, true, x, false, d_w); });
   };
   product("attention", s.tokens, s.width, s.width);
   product("gate", s.tokens, s.width, s.inner);
@@ -144,7 +145,7 @@ void bench_elementwise(const Sizes& s, DType type) {
     report("rms_norm forward " + dtype, bytes(4 + narrow, n * s.width), "GB/s",
            [&] { kernels.norm.rms_norm_forward(y, inv, x, w, 1e-5); });
     report("rms_norm backward " + dtype, bytes(12 + narrow, n * s.width), "GB/s",
-           [&] { kernels.norm.rms_norm_backward(d_x, d_w, y, x, w, inv); });
+           [&] { kernels.norm.rms_norm_backward(d_x, {}, d_w, y, x, w, inv); });
     const Tensor angles = random_tensor(DType::f32, n, 32, 3);
     std::vector<std::int32_t> positions(static_cast<std::size_t>(n));
     for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int32_t>(i);

@@ -24,17 +24,17 @@
 namespace stem {
 
 struct GemmKernels {
-  /// c = op(a) · op(b), or c += … when `accumulate`. op is transposition when the flag is set.
-  /// a and b have one dtype (bf16, f32, f64); c is that dtype or wide. Accumulation in f32 (f64).
-  void (*gemm)(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate);
+  /// c = add + op(a) · op(b); a null `add` is zeros, and it may be c itself. op is transposition when the
+  /// flag is set. a and b have one dtype (bf16, f32, f64); c is that dtype or wide, add has c's. Accumulation
+  /// in f32 (f64).
+  void (*gemm)(Out c, In a, bool transpose_a, In b, bool transpose_b, In add);
 
   /// gemm with one b for several products: bytes of b's packed form (0: the backend has none for this dtype,
   /// call gemm), packing into 64-byte aligned memory, and the product, which reads of b only its shape. The
   /// bits are gemm's.
   std::size_t (*packed_bytes)(In b, bool transpose_b);
   void (*pack)(void* packed, In b, bool transpose_b);
-  void (*gemm_packed)(Out c, In a, bool transpose_a, In b, bool transpose_b, const void* packed,
-                      bool accumulate);
+  void (*gemm_packed)(Out c, In a, bool transpose_a, In b, bool transpose_b, const void* packed, In add);
 
   /// y = x · wᵀ (+= when `accumulate`) for inference: each element of y has one summation order, whatever the
   /// number of rows in x, the chunking or the thread count. x [M, I] and w [O, I] may differ in dtype (f32,
@@ -47,8 +47,9 @@ struct NormKernels {
   /// weight [1, D] wide, inv_rms [1, N] wide (may be null).
   void (*rms_norm_forward)(Out y, Out inv_rms, In x, In weight, double eps);
 
-  /// d_x += …, d_weight += …  d_y [N, D] wide or narrow; d_weight may be null.
-  void (*rms_norm_backward)(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rms);
+  /// d_x += …, d_weight += …  d_y [N, D] wide or narrow; d_weight may be null. `copy`, when given, has d_y's
+  /// dtype and receives the new d_x.
+  void (*rms_norm_backward)(Out d_x, Out copy, Out d_weight, In d_y, In x, In weight, In inv_rms);
 };
 
 struct RopeKernels {

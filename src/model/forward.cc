@@ -30,10 +30,11 @@ GateUp halves(FfnVariant ffn, std::int64_t f, Out gate_up) {
 
 struct Qkv {
   Out q, k, v;
+  Out qk;  // q and k together
 };
 Qkv split(const ModelConfig& c, Out qkv) {
   const std::int64_t q = c.heads * c.head_width, kv = c.kv_heads * c.head_width;
-  return {qkv.slice_cols(0, q), qkv.slice_cols(q, kv), qkv.slice_cols(q + kv, kv)};
+  return {qkv.slice_cols(0, q), qkv.slice_cols(q, kv), qkv.slice_cols(q + kv, kv), qkv.slice_cols(0, q + kv)};
 }
 
 void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, const Tensor& keys,
@@ -46,18 +47,16 @@ void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, co
   }
 }
 
-// x += W_o · attention(RMSNorm(x))
+// x_mid = x_in + W_o · attention(RMSNorm(x_in))
 void attention_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
-                             Out x, LayerSaved& s, KvCache* cache) {
+                             const LayerSaved& s, KvCache* cache) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
-  if (s.x_in.data != x.data) convert(ctx, s.x_in, x);
-  rms_norm_forward(ctx, s.normed_attention, s.inv_rms_attention, x, model.weights.layers[l].attention_norm,
-                   c.norm_eps);
+  rms_norm_forward(ctx, s.normed_attention, s.inv_rms_attention, s.x_in,
+                   model.weights.layers[l].attention_norm, c.norm_eps);
   linear_forward(ctx, s.qkv, s.normed_attention, Weight{w.qkv});
   const Qkv now = split(c, s.qkv);
-  rope_forward(ctx, now.q, c.heads, model.cos_sin, batch.positions);
-  rope_forward(ctx, now.k, c.kv_heads, model.cos_sin, batch.positions);
+  rope_forward(ctx, now.qk, c.heads + c.kv_heads, model.cos_sin, batch.positions);
   In keys = now.k, values = now.v;
   if (cache != nullptr) {
     append_to_cache(ctx, batch, now.k, now.v, cache->keys[l], cache->values[l]);
@@ -65,7 +64,7 @@ void attention_layer_forward(const Context& ctx, const Model& model, std::size_t
     values = cache->values[l];
   }
   attention_forward(ctx, s.attended, s.lse, now.q, keys, values, c.attention_heads(), batch.segments);
-  linear_forward(ctx, x, s.attended, Weight{w.o}, true);
+  linear_forward(ctx, s.x_mid, s.attended, Weight{w.o}, s.x_in);
 }
 
 // h = the gated product of the layer's variant
@@ -87,8 +86,8 @@ void gated_product(const Context& ctx, FfnVariant ffn, const GateUp& in, const R
   require(false, "a mixture of experts has no gated product of its own");
 }
 
-// x += W_d · h,  h = SiLU(W_g x̂) ⊙ U_l[t] in a STEM layer
-void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x,
+// x_out = x_mid + W_d · h,  h = SiLU(W_g x̂) ⊙ U_l[t] in a STEM layer
+void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x_out,
                        const LayerSaved& s) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
@@ -98,23 +97,32 @@ void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, co
   const Out gate_up = s.gate_up.slice_cols(0, w.gate_up.rows);
   linear_forward(ctx, gate_up, s.normed_ffn, Weight{w.gate_up});
   gated_product(ctx, ffn, halves(ffn, c.ffn, gate_up), rows, c.stem_index(layer), s.hidden);
-  linear_forward(ctx, x, s.hidden, Weight{w.down}, true);
+  linear_forward(ctx, x_out, s.hidden, Weight{w.down}, s.x_mid);
 }
 
 void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
-                       const RowPlan& rows, Out x, LayerSaved& s, RouterStats& stats) {
+                       const RowPlan& rows, Out x_out, LayerSaved& s, RouterStats& stats) {
   const ModelConfig& c = model.config;
-  if (s.x_mid.data != x.data) convert(ctx, s.x_mid, x);
-  rms_norm_forward(ctx, s.normed_ffn, s.inv_rms_ffn, x, model.weights.layers[l].ffn_norm, c.norm_eps);
-  if (c.is_mixture(static_cast<std::int64_t>(l)))
-    experts_forward(ctx, model, l, batch, x, s, stats);
-  else
-    gated_ffn_forward(ctx, model, l, rows, x, s);
+  rms_norm_forward(ctx, s.normed_ffn, s.inv_rms_ffn, s.x_mid, model.weights.layers[l].ffn_norm, c.norm_eps);
+  if (c.is_mixture(static_cast<std::int64_t>(l))) {
+    if (x_out.data != s.x_mid.data) convert(ctx, x_out, s.x_mid);
+    experts_forward(ctx, model, l, batch, x_out, s, stats);
+  } else {
+    gated_ffn_forward(ctx, model, l, rows, x_out, s);
+  }
 }
+
+// The residual gradient, and its narrow copy for the products (the same view where narrow is wide).
+struct ResidualGradient {
+  Out wide, narrow;
+  // What rms_norm_backward is to keep up to date.
+  Out copy() const { return narrow.data == wide.data ? Out{} : narrow; }
+};
 
 // d_normed [N, D] narrow from the residual gradient.
 void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows,
-                        const TokenGroups& groups, Out d_normed, In d_x, const LayerSaved& s, Gradients& g) {
+                        const TokenGroups& groups, Out d_normed, const ResidualGradient& d_x,
+                        const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
   const LayerTensors& d_w = g.dense.layers[l];
@@ -123,10 +131,11 @@ void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, c
   const DType narrow = model.precision.narrow;
   Workspace::Scope scope(*ctx.workspace);
 
-  const Out d_hidden = ctx.workspace->matrix(narrow, d_x.rows, c.ffn);
-  linear_backward(ctx, d_hidden, d_w.down, as_type(ctx, d_x, narrow), s.hidden, Weight{w.down});
+  const std::int64_t n = d_x.wide.rows;
+  const Out d_hidden = ctx.workspace->matrix(narrow, n, c.ffn);
+  linear_backward(ctx, d_hidden, d_w.down, d_x.narrow, s.hidden, Weight{w.down});
 
-  const Out d_gate_up = ctx.workspace->matrix(narrow, d_x.rows, s.gate_up.cols);
+  const Out d_gate_up = ctx.workspace->matrix(narrow, n, s.gate_up.cols);
   const GateUp in = halves(ffn, c.ffn, s.gate_up), d_in = halves(ffn, c.ffn, d_gate_up);
   const std::int64_t stem_index = c.stem_index(layer);
   const RowGradients d_rows =
@@ -153,41 +162,40 @@ void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, c
 }
 
 void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows,
-                        const TokenGroups& groups, Out d_x, const LayerSaved& s, Gradients& g,
-                        RouterStats& stats) {
+                        const TokenGroups& groups, const ResidualGradient& d_x, const LayerSaved& s,
+                        Gradients& g, RouterStats& stats) {
   Workspace::Scope scope(*ctx.workspace);
-  const Out d_normed = ctx.workspace->matrix(model.precision.narrow, d_x.rows, d_x.cols);
+  const Out d_normed = ctx.workspace->matrix(model.precision.narrow, d_x.wide.rows, d_x.wide.cols);
   if (model.config.is_mixture(static_cast<std::int64_t>(l)))
-    experts_backward(ctx, model, l, d_normed, d_x, s, g, stats);
+    experts_backward(ctx, model, l, d_normed, d_x.wide, s, g, stats);
   else
     gated_ffn_backward(ctx, model, l, rows, groups, d_normed, d_x, s, g);
-  rms_norm_backward(ctx, d_x, g.dense.layers[l].ffn_norm, d_normed, s.x_mid, model.weights.layers[l].ffn_norm,
-                    s.inv_rms_ffn);
+  rms_norm_backward(ctx, d_x.wide, d_x.copy(), g.dense.layers[l].ffn_norm, d_normed, s.x_mid,
+                    model.weights.layers[l].ffn_norm, s.inv_rms_ffn);
 }
 
 void attention_layer_backward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
-                              Out d_x, const LayerSaved& s, Gradients& g) {
+                              const ResidualGradient& d_x, const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
   const LayerTensors& d_w = g.dense.layers[l];
   const DType narrow = model.precision.narrow;
   Workspace::Scope scope(*ctx.workspace);
-  const std::int64_t n = d_x.rows;
+  const std::int64_t n = d_x.wide.rows;
 
   const Out d_attended = ctx.workspace->matrix(narrow, n, c.heads * c.head_width);
-  linear_backward(ctx, d_attended, d_w.o, as_type(ctx, d_x, narrow), s.attended, Weight{w.o});
+  linear_backward(ctx, d_attended, d_w.o, d_x.narrow, s.attended, Weight{w.o});
 
   const Out d_qkv = ctx.workspace->matrix(narrow, n, c.qkv_width());
   const Qkv in = split(c, s.qkv), d_in = split(c, d_qkv);
   attention_backward(ctx, d_in.q, d_in.k, d_in.v, d_attended, in.q, in.k, in.v, s.attended, s.lse,
                      c.attention_heads(), batch.segments);
-  rope_backward(ctx, d_in.q, c.heads, model.cos_sin, batch.positions);
-  rope_backward(ctx, d_in.k, c.kv_heads, model.cos_sin, batch.positions);
+  rope_backward(ctx, d_in.qk, c.heads + c.kv_heads, model.cos_sin, batch.positions);
 
   const Out d_normed = ctx.workspace->matrix(narrow, n, c.width);
   linear_backward(ctx, d_normed, d_w.qkv, d_qkv, s.normed_attention, Weight{w.qkv});
-  rms_norm_backward(ctx, d_x, d_w.attention_norm, d_normed, s.x_in, model.weights.layers[l].attention_norm,
-                    s.inv_rms_attention);
+  rms_norm_backward(ctx, d_x.wide, d_x.copy(), d_w.attention_norm, d_normed, s.x_in,
+                    model.weights.layers[l].attention_norm, s.inv_rms_attention);
 }
 
 // What all layers have: everything but the FFN between its norm and the residual stream.
@@ -247,6 +255,7 @@ Activations allocate_activations(const Context& ctx, const Model& model, std::in
       ctx.workspace->matrix(ctx.inference ? model.precision.wide : model.precision.narrow, n, c.width);
   if (ctx.inference) {
     LayerSaved shared = allocate_layer(ctx, model, n);
+    shared.x_in = shared.x_mid = a.x;  // one residual stream: nothing reads it later
     allocate_gated_ffn(ctx, model, 2 * c.ffn, shared);
     if (c.has_experts()) shared.experts = allocate_experts(ctx, model, n);
     a.layers.assign(static_cast<std::size_t>(c.layers), shared);
@@ -266,12 +275,11 @@ void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& ba
                     Activations& a, KvCache* cache) {
   rows.prefetch();
   a.router = {};
-  embed(ctx, model, batch, a.x);
+  embed(ctx, model, batch, a.layers.front().x_in);
   for (std::size_t l = 0; l < a.layers.size(); ++l) {
-    LayerSaved& s = a.layers[l];
-    if (ctx.inference) s.x_in = s.x_mid = a.x;  // nothing reads them later: no copy
-    attention_layer_forward(ctx, model, l, batch, a.x, s, cache);
-    ffn_layer_forward(ctx, model, l, batch, rows, a.x, s, a.router);
+    attention_layer_forward(ctx, model, l, batch, a.layers[l], cache);
+    const Out x_out = l + 1 < a.layers.size() ? a.layers[l + 1].x_in : a.x;
+    ffn_layer_forward(ctx, model, l, batch, rows, x_out, a.layers[l], a.router);
   }
   rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm,
                    model.config.norm_eps);
@@ -322,18 +330,23 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
   const Out d_normed = ctx.workspace->matrix(model.precision.narrow, n, c.width);
   lm_head_loss_forward_backward(ctx, loss, d_normed, g.dense.head, a.normed_final,
                                 Weight{model.gemm_weights().head}, targets, weights);
-  const Out d_x = ctx.workspace->matrix(model.precision.wide, n, c.width);  // the residual gradient
-  std::memset(d_x.data, 0, static_cast<std::size_t>(d_x.size() * size_of(d_x.dtype)));
-  rms_norm_backward(ctx, d_x, g.dense.final_norm, d_normed, a.x, model.weights.final_norm, a.inv_rms_final);
+  ResidualGradient d_x;
+  d_x.wide = ctx.workspace->matrix(model.precision.wide, n, c.width);
+  d_x.narrow = model.precision.narrow == model.precision.wide
+                   ? d_x.wide
+                   : ctx.workspace->matrix(model.precision.narrow, n, c.width);
+  std::memset(d_x.wide.data, 0, static_cast<std::size_t>(d_x.wide.size() * size_of(d_x.wide.dtype)));
+  rms_norm_backward(ctx, d_x.wide, d_x.copy(), g.dense.final_norm, d_normed, a.x, model.weights.final_norm,
+                    a.inv_rms_final);
 
   for (std::size_t l = a.layers.size(); l-- > 0;) {
     ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g, a.router);
     attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
   }
   if (c.tied)
-    embedding_backward_dense(ctx, g.dense.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x);
+    embedding_backward_dense(ctx, g.dense.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x.wide);
   else
-    embedding_backward(ctx, groups.gradients(g.embedding, 0, c.width), d_x);
+    embedding_backward(ctx, groups.gradients(g.embedding, 0, c.width), d_x.wide);
 }
 
 }  // namespace stem

@@ -96,7 +96,7 @@ TEST_P(InvarianceTest, Linear) {
       }
       expect_invariant(rows, [&](std::int64_t first, std::int64_t count) {
         Tensor y = copy_of(residual.view.slice_rows(first, count));
-        linear_forward(ctx, y, x.view.slice_rows(first, count), {w}, true);
+        linear_forward(ctx, y, x.view.slice_rows(first, count), {w}, y);
         return y;
       });
     }

@@ -4,16 +4,18 @@
 
 namespace stem {
 
-void linear_forward(const Context& ctx, Out y, In x, const Weight& w, bool accumulate) {
+void linear_forward(const Context& ctx, Out y, In x, const Weight& w, In add) {
   require_matrix(w.values, y.cols, x.cols, "linear_forward: weight is not [out, in]");
   require_matrix(x, y.rows, x.cols, "linear_forward: x and y differ in rows");
   require_matrix(y, x.rows, y.cols, "linear_forward: y");
+  require(!add || (same_shape(add, y) && add.dtype == y.dtype), "linear_forward: add is not like y");
   if (x.rows == 0) return;
   if (ctx.inference) {
-    kernels_of(ctx).gemm.linear_invariant(y, x, w.values, accumulate);
+    require(!add || add.data == y.data, "linear_forward: inference adds to y itself");
+    kernels_of(ctx).gemm.linear_invariant(y, x, w.values, static_cast<bool>(add));
   } else {
     require(x.dtype == w.values.dtype, "linear_forward: x has not the weight's dtype");
-    kernels_of(ctx).gemm.gemm(y, x, false, w.values, true, accumulate);
+    kernels_of(ctx).gemm.gemm(y, x, false, w.values, true, add);
   }
 }
 
@@ -27,12 +29,12 @@ void linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, const W
     require_matrix(x, rows, in, "linear_backward: x is not [N, in]");
     require_wide(d_w, out, in, "linear_backward: d_w is not wide [out, in]");
     require(x.dtype == d_y.dtype, "linear_backward: d_y and x differ in dtype");
-    gemm.gemm(d_w, d_y, true, x, false, true);
+    gemm.gemm(d_w, d_y, true, x, false, d_w);
   }
   if (d_x) {
     require_matrix(d_x, rows, in, "linear_backward: d_x is not [N, in]");
     require(d_y.dtype == w.values.dtype, "linear_backward: d_y has not the weight's dtype");
-    gemm.gemm(d_x, d_y, false, w.values, false, false);
+    gemm.gemm(d_x, d_y, false, w.values, false, {});
   }
 }
 
@@ -58,7 +60,7 @@ void packed_linear_forward(const Context& ctx, Out y, In x, const PackedWeight& 
   require_matrix(x, y.rows, x.cols, "linear_forward: x and y differ in rows");
   require_matrix(y, x.rows, y.cols, "linear_forward: y");
   require(x.dtype == w.weight.values.dtype, "linear_forward: x has not the weight's dtype");
-  kernels_of(ctx).gemm.gemm_packed(y, x, false, w.weight.values, true, w.forward, false);
+  kernels_of(ctx).gemm.gemm_packed(y, x, false, w.weight.values, true, w.forward, {});
 }
 
 void packed_linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, const PackedWeight& w) {
@@ -66,7 +68,7 @@ void packed_linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, 
   linear_backward(ctx, Out{}, d_w, d_y, x, w.weight);
   require_matrix(d_x, d_y.rows, w.weight.in_features(), "linear_backward: d_x is not [N, in]");
   require(d_y.dtype == w.weight.values.dtype, "linear_backward: d_y has not the weight's dtype");
-  kernels_of(ctx).gemm.gemm_packed(d_x, d_y, false, w.weight.values, false, w.backward, false);
+  kernels_of(ctx).gemm.gemm_packed(d_x, d_y, false, w.weight.values, false, w.backward, {});
 }
 
 void convert(const Context& ctx, Out dst, In src) {

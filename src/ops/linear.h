@@ -5,9 +5,10 @@
 
 namespace stem {
 
-/// y [N, out] = x [N, in] · wᵀ; with `accumulate`, y += (how a projection lands on the residual stream).
-/// x has the weight's dtype, except with ctx.inference, where x may be wide. y narrow or wide.
-void linear_forward(const Context&, Out y, In x, const Weight& w, bool accumulate = false);
+/// y [N, out] = add + x [N, in] · wᵀ; a null `add` is zeros, and `add` may be y itself (how a projection
+/// lands on the residual stream; with ctx.inference it must be y). x has the weight's dtype, except with
+/// ctx.inference, where x may be wide. y narrow or wide, add like y.
+void linear_forward(const Context&, Out y, In x, const Weight& w, In add = {});
 
 /// A weight that serves several products in a row: packed once, in ctx.workspace, for y = x · wᵀ and, when
 /// `backward`, for d_x = d_y · w, as far as the backend packs at all. The bits are those of the plain

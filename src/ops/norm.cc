@@ -13,14 +13,19 @@ void rms_norm_forward(const Context& ctx, Out y, Out inv_rms, In x, In weight, d
   kernels_of(ctx).norm.rms_norm_forward(y, inv_rms, x, weight, eps);
 }
 
-void rms_norm_backward(const Context& ctx, Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rms) {
+void rms_norm_backward(const Context& ctx, Out d_x, Out copy, Out d_weight, In d_y, In x, In weight,
+                       In inv_rms) {
   require_wide(x, x.rows, x.cols, "rms_norm_backward: x is not wide");
   require_matrix(d_y, x.rows, x.cols, "rms_norm_backward: x and d_y differ in shape");
   require_wide(d_x, x.rows, x.cols, "rms_norm_backward: d_x is not wide [N, D]");
+  if (copy) {
+    require_matrix(copy, x.rows, x.cols, "rms_norm_backward: copy is not [N, D]");
+    require(copy.dtype == d_y.dtype, "rms_norm_backward: copy and d_y differ in dtype");
+  }
   require_wide(weight, 1, x.cols, "rms_norm_backward: weight is not wide [1, D]");
   require_wide(inv_rms, 1, x.rows, "rms_norm_backward: inv_rms is not wide [1, N]");
   if (d_weight) require_wide(d_weight, 1, x.cols, "rms_norm_backward: d_weight is not wide [1, D]");
-  kernels_of(ctx).norm.rms_norm_backward(d_x, d_weight, d_y, x, weight, inv_rms);
+  kernels_of(ctx).norm.rms_norm_backward(d_x, copy, d_weight, d_y, x, weight, inv_rms);
 }
 
 }  // namespace stem

@@ -44,7 +44,7 @@ TEST_F(NormTest, StatisticsAreOptional) {
 TEST_F(NormTest, GradientsAgreeWithCentralDifferences) {
   Tensor d_x(f64, 5, 7), d_weight(f64, 1, 7);
   objective();
-  rms_norm_backward(ctx, d_x, d_weight, d_y, x, weight, inv_rms);
+  rms_norm_backward(ctx, d_x, {}, d_weight, d_y, x, weight, inv_rms);
   EXPECT_LT(gradient_error([&] { return objective(); }, x, d_x), 1e-6);
   EXPECT_LT(gradient_error([&] { return objective(); }, weight, d_weight), 1e-6);
 }
@@ -52,11 +52,11 @@ TEST_F(NormTest, GradientsAgreeWithCentralDifferences) {
 TEST_F(NormTest, ResidualAndWeightGradientsAccumulate) {
   objective();
   Tensor d_x(f64, 5, 7), d_weight(f64, 1, 7);
-  rms_norm_backward(ctx, d_x, d_weight, d_y, x, weight, inv_rms);
+  rms_norm_backward(ctx, d_x, {}, d_weight, d_y, x, weight, inv_rms);
   const Tensor before_x = random_tensor(f64, 5, 7, rng), before_w = random_tensor(f64, 1, 7, rng);
   Tensor sum_x = copy_of(before_x), sum_w = copy_of(before_w), no_weight = copy_of(before_x);
-  rms_norm_backward(ctx, sum_x, sum_w, d_y, x, weight, inv_rms);
-  rms_norm_backward(ctx, no_weight, Out{}, d_y, x, weight, inv_rms);
+  rms_norm_backward(ctx, sum_x, {}, sum_w, d_y, x, weight, inv_rms);
+  rms_norm_backward(ctx, no_weight, {}, Out{}, d_y, x, weight, inv_rms);
   EXPECT_TRUE(same_bits(no_weight, sum_x));
   for (std::int64_t d = 0; d < 7; ++d) {
     EXPECT_DOUBLE_EQ(get(sum_w, 0, d), get(before_w, 0, d) + get(d_weight, 0, d));

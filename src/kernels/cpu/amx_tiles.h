@@ -144,15 +144,22 @@ struct Panel {
   std::int64_t step;    // bytes from one step of 32 k to the next
 };
 
-/// sums [32, 32] (+)= panel · b over `depth` k.
-inline void multiply(float* sums, std::int64_t stride, bool load, const Panel& a, const bf16* b,
+/// Values to start from: f32, 32 × 32 at `at` with rows `stride` apart; null: zeros.
+struct Start {
+  const float* at = nullptr;
+  std::int64_t stride = 0;
+};
+
+/// sums [32, 32] = start + panel · b over `depth` k.
+inline void multiply(float* sums, std::int64_t stride, const Start& start, const Panel& a, const bf16* b,
                      std::int64_t depth) {
   const auto bytes = static_cast<std::size_t>(stride) * sizeof(float);
-  if (load) {
-    _tile_loadd(0, sums, bytes);
-    _tile_loadd(1, sums + 16, bytes);
-    _tile_loadd(2, sums + 16 * stride, bytes);
-    _tile_loadd(3, sums + 16 * stride + 16, bytes);
+  if (start.at != nullptr) {
+    const auto from = static_cast<std::size_t>(start.stride) * sizeof(float);
+    _tile_loadd(0, start.at, from);
+    _tile_loadd(1, start.at + 16, from);
+    _tile_loadd(2, start.at + 16 * start.stride, from);
+    _tile_loadd(3, start.at + 16 * start.stride + 16, from);
   } else {
     _tile_zero(0);
     _tile_zero(1);
@@ -177,25 +184,28 @@ inline void multiply(float* sums, std::int64_t stride, bool load, const Panel& a
   _tile_stored(3, sums + 16 * stride + 16, bytes);
 }
 
-/// c (+)= sums, `rows` × `cols` of them, in c's dtype.
+/// c = add + sums, `rows` × `cols` of them at (row, col), in c's dtype; a null `add` is zeros.
 inline void write(Out c, std::int64_t row, std::int64_t col, const float* sums, std::int64_t stride,
-                  std::int64_t rows, std::int64_t cols, bool accumulate) {
+                  std::int64_t rows, std::int64_t cols, In add) {
   for (std::int64_t i = 0; i < rows; ++i, sums += stride) {
     for (std::int64_t j = 0; j < cols; j += 16) {
       const __mmask16 mask = first16(cols - j);
+      const std::int64_t to = (row + i) * c.stride + col + j, from = (row + i) * add.stride + col + j;
       __m512 value = _mm512_loadu_ps(sums + j);
       if (c.dtype == DType::f32) {
-        float* const at = static_cast<float*>(c.data) + (row + i) * c.stride + col + j;
-        if (accumulate) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, at));
-        _mm512_mask_storeu_ps(at, mask, value);
+        if (add)
+          value =
+              _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, static_cast<const float*>(add.data) + from));
+        _mm512_mask_storeu_ps(static_cast<float*>(c.data) + to, mask, value);
       } else {
-        bf16* const at = static_cast<bf16*>(c.data) + (row + i) * c.stride + col + j;
-        if (accumulate) {
-          const __m512i old = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
-          value = _mm512_add_ps(value, _mm512_castsi512_ps(_mm512_slli_epi32(old, 16)));
+        if (add) {
+          const __m256i before = _mm256_maskz_loadu_epi16(mask, static_cast<const bf16*>(add.data) + from);
+          value =
+              _mm512_add_ps(value, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16)));
         }
         const __m256bh narrow = _mm512_cvtneps_pbh(value);
-        _mm256_mask_storeu_epi16(at, mask, reinterpret_cast<const __m256i&>(narrow));
+        _mm256_mask_storeu_epi16(static_cast<bf16*>(c.data) + to, mask,
+                                 reinterpret_cast<const __m256i&>(narrow));
       }
     }
   }

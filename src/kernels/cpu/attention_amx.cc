@@ -186,7 +186,7 @@ void attend(Out y, Out lse, const In& q, const Segment& seg, std::int64_t head, 
   for (std::int64_t chunk = 0; chunk < keys; chunk += kKeys) {
     const std::int64_t columns = blocks(std::min(kKeys, keys - chunk)) * kBlock;
     for (std::int64_t j = 0; j < columns; j += kBlock)
-      multiply(s.scores + j, kKeys, false, queries[0], s.keys + (chunk + j) * wide, wide);
+      multiply(s.scores + j, kKeys, {}, queries[0], s.keys + (chunk + j) * wide, wide);
     for (std::int64_t i = 0; i < kBlock; ++i) {
       // Rows beyond the segment see nothing; they only fill the tiles.
       const std::int64_t seen = i < rows ? std::clamp<std::int64_t>(before + i + 1 - chunk, 0, columns) : 0;
@@ -204,8 +204,8 @@ void attend(Out y, Out lse, const In& q, const Segment& seg, std::int64_t head, 
       }
     }
     for (std::int64_t a = 0; a < wide; a += kBlock)
-      multiply(s.output + a, wide, chunk > 0, Panels::packed_panel(s.probabilities),
-               s.values + (a * key_steps + chunk) * kBlock, columns);
+      multiply(s.output + a, wide, chunk > 0 ? Start{s.output + a, wide} : Start{},
+               Panels::packed_panel(s.probabilities), s.values + (a * key_steps + chunk) * kBlock, columns);
   }
   for (std::int64_t i = 0; i < rows; ++i) {
     const __m512 inverse = _mm512_set1_ps(1.0f / s.total[i]);
@@ -215,7 +215,7 @@ void attend(Out y, Out lse, const In& q, const Segment& seg, std::int64_t head, 
     }
     if (lse) lse.row<float>(row + i)[head] = s.top[i] + std::log(s.total[i]);
   }
-  write(y, row, head * width, s.output, wide, rows, width, false);
+  write(y, row, head * width, s.output, wide, rows, width, {});
 }
 
 // ---- backward ----
@@ -335,8 +335,8 @@ void backward_head(const Head& head, const Panels& keys, const Panels& values, B
         const Panel key_rows = keys[j + key], value_rows = values[j + key];
         for (std::int64_t query = first_query(key); query < queries; ++query) {
           const std::int64_t at = (i + query) * kBlock, tile = (key * kSteps + query) * 2 * kTile;
-          multiply(scores, kBlock, false, key_rows, s.queries + at * wide, wide);
-          multiply(d_p, kBlock, false, value_rows, s.d_outputs + at * wide, wide);
+          multiply(scores, kBlock, {}, key_rows, s.queries + at * wide, wide);
+          multiply(d_p, kBlock, {}, value_rows, s.d_outputs + at * wide, wide);
           probabilities(scores, d_p, s.lse + at, s.dots + at, scale, j + key == i + query, s.p + tile,
                         s.d_s + tile, s.d_s_pairs + (query * kSteps + key) * 2 * kTile);
         }
@@ -348,16 +348,17 @@ void backward_head(const Head& head, const Panels& keys, const Panels& values, B
         for (std::int64_t a = 0; a < wide; a += kBlock) {
           const std::int64_t to = (j + key) * kBlock * wide + a,
                              column = (a / kBlock * steps + i + from) * 2 * kTile;
-          multiply(s.d_values + to, wide, true, Panels::packed_panel(s.p + tile), s.d_outputs_rows + column,
-                   depth);
-          multiply(s.d_keys + to, wide, true, Panels::packed_panel(s.d_s + tile), s.queries_rows + column,
-                   depth);
+          multiply(s.d_values + to, wide, {s.d_values + to, wide}, Panels::packed_panel(s.p + tile),
+                   s.d_outputs_rows + column, depth);
+          multiply(s.d_keys + to, wide, {s.d_keys + to, wide}, Panels::packed_panel(s.d_s + tile),
+                   s.queries_rows + column, depth);
         }
       }
       for (std::int64_t query = 0; query < queries; ++query) {
         const std::int64_t depth = (j == i ? query + 1 : visible) * kBlock;
         for (std::int64_t a = 0; a < wide; a += kBlock) {
-          multiply(s.d_queries_t + a * kSide + query * kBlock, kSide, j > 0,
+          float* const to = s.d_queries_t + a * kSide + query * kBlock;
+          multiply(to, kSide, j > 0 ? Start{to, kSide} : Start{},
                    Panels::packed_panel(s.keys_t + (a / kBlock * steps + j) * 2 * kTile),
                    s.d_s_pairs + query * kSteps * 2 * kTile, depth);
         }
@@ -456,8 +457,8 @@ void amx_attention_backward(Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v,
         };
         backward_head({part(q), part(y), part(d_y), part(d_q)}, keys, values, s);
       }
-      write(d_k, row, kv_head * width, s.d_keys, wide, length, width, false);
-      write(d_v, row, kv_head * width, s.d_values, wide, length, width, false);
+      write(d_k, row, kv_head * width, s.d_keys, wide, length, width, {});
+      write(d_v, row, kv_head * width, s.d_values, wide, length, width, {});
     }
     _tile_release();
   }

@@ -28,13 +28,14 @@ TEST(Norm, ForwardAndBackward) {
       const Matrix d_y = Matrix(type, rows, cols, 1).randomise(3);
       Matrix d_x = Matrix(DType::f32, rows, cols, 2).randomise(4),
              d_w = Matrix(DType::f32, 1, cols).randomise(5);
-      Matrix want_x = d_x.wide(), want_w = d_w.wide();
-      cpu.norm.rms_norm_backward(d_x, d_w, d_y, x, w, inv);
-      oracle.norm.rms_norm_backward(want_x, want_w, d_y, x, w, inv);
+      Matrix want_x = d_x.wide(), want_w = d_w.wide(), copy(type, rows, cols, 4);
+      cpu.norm.rms_norm_backward(d_x, copy, d_w, d_y, x, w, inv);
+      oracle.norm.rms_norm_backward(want_x, {}, want_w, d_y, x, w, inv);
       // One column: x̂ = ±1 and d_x cancels to rounding errors times inv_rms, which is large for small x.
       expect_close(d_x, want_x, cols == 1 ? 1e-3 : 1e-5, "d_x");
+      expect_close(copy, want_x, cols == 1 ? 1e-3 : 1e-5, "copy of d_x");
       expect_close(d_w, want_w, 2e-5, "d_weight");
-      cpu.norm.rms_norm_backward(d_x, {}, d_y, x, w, inv);  // no d_weight wanted
+      cpu.norm.rms_norm_backward(d_x, {}, {}, d_y, x, w, inv);  // no d_weight wanted
     }
   }
 }
@@ -45,10 +46,10 @@ TEST(Norm, WeightGradientDoesNotDependOnThreads) {
   Matrix d_x(DType::f32, 300, 48), one(DType::f32, 1, 48), three(DType::f32, 1, 48);
   {
     const Threads threads(1);
-    cpu.norm.rms_norm_backward(d_x, one, d_y, x, w, inv);
+    cpu.norm.rms_norm_backward(d_x, {}, one, d_y, x, w, inv);
   }
   const Threads threads(3);
-  cpu.norm.rms_norm_backward(d_x, three, d_y, x, w, inv);
+  cpu.norm.rms_norm_backward(d_x, {}, three, d_y, x, w, inv);
   EXPECT_TRUE(same_bits(one, three));
 }
 

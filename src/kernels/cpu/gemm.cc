@@ -150,12 +150,13 @@ void run_converted(Out c, In a, bool transpose_a, In b, bool transpose_b, bool a
   convert(c, wide_c);
 }
 
-void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate) {
+void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add) {
   require(a.dtype == b.dtype && (a.dtype == DType::f32 || a.dtype == DType::bf16), "gemm takes f32 or bf16");
   require(c.dtype == a.dtype || c.dtype == DType::f32, "gemm writes its inputs' type or f32");
   if (c.size() == 0) return;
-  if (a.dtype == DType::bf16 && amx_supported())
-    return amx_gemm(c, a, transpose_a, b, transpose_b, accumulate);
+  if (a.dtype == DType::bf16 && amx_supported()) return amx_gemm(c, a, transpose_a, b, transpose_b, add);
+  const bool accumulate = static_cast<bool>(add);
+  if (accumulate && add.data != c.data) optimizer_kernels().convert(c, add);
   if (a.dtype == DType::bf16 && !bf16_supported()) {
     return run_converted(c, a, transpose_a, b, transpose_b, accumulate);
   }
@@ -166,8 +167,8 @@ std::size_t packed_bytes(In b, bool transpose_b) {
   return b.dtype == DType::bf16 && amx_supported() ? amx_packed_bytes(b, transpose_b) : 0;
 }
 
-void gemm_packed(Out c, In a, bool transpose_a, In b, bool transpose_b, const void* packed, bool accumulate) {
-  if (c.size() > 0) amx_gemm(c, a, transpose_a, b, transpose_b, accumulate, packed);
+void gemm_packed(Out c, In a, bool transpose_a, In b, bool transpose_b, const void* packed, In add) {
+  if (c.size() > 0) amx_gemm(c, a, transpose_a, b, transpose_b, add, packed);
 }
 
 /// Processor time of this thread: other programs on a busy machine do not count.
@@ -178,7 +179,7 @@ double seconds_of_gemm(Out c, In a, In b) {
     return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
   };
   const double start = now();
-  gemm(c, a, false, b, true, false);
+  gemm(c, a, false, b, true, {});
   return now() - start;
 }
 

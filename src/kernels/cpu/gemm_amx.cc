@@ -39,7 +39,7 @@ struct Product {
   std::int64_t rows, cols, depth;
   std::int64_t kc;         // k of a block
   std::int64_t task_rows;  // rows of c of a task
-  bool accumulate;
+  In add;
 };
 
 /// Rows [first, first + task_rows) of c.
@@ -71,7 +71,7 @@ void multiply_rows(const Product& p, std::int64_t first) {
           pack_rows(packed + i * kBlock * p.kc + step * kBlock, p.a, p.transpose_a, first + i * kBlock,
                     k + step);
       }
-      const bool more = k > 0 || p.accumulate;
+      const In add = k > 0 ? In(p.c) : p.add;
       for (std::int64_t i = 0; i < panels; ++i) {
         const Panel a = panel(i, k);
         const std::int64_t m = first + i * kBlock, count = std::min(kBlock, p.rows - m);
@@ -79,17 +79,19 @@ void multiply_rows(const Product& p, std::int64_t first) {
           const std::int64_t cols = std::min(kBlock, p.cols - n);
           const bf16* const b = p.b + n * padded_depth + k * kBlock;
           if (apart) {
-            multiply(sums + i * kBlock * kColumns + n - left, kColumns, k > 0, a, b, depth);
+            float* const at = sums + i * kBlock * kColumns + n - left;
+            multiply(at, kColumns, k > 0 ? Start{at, kColumns} : Start{}, a, b, depth);
           } else if (in_place && count == kBlock && cols == kBlock) {
-            multiply(static_cast<float*>(p.c.data) + m * p.c.stride + n, p.c.stride, more, a, b, depth);
+            const Start start = add ? Start{add.row<float>(m) + n, add.stride} : Start{};
+            multiply(p.c.row<float>(m) + n, p.c.stride, start, a, b, depth);
           } else {
-            multiply(scratch, kBlock, false, a, b, depth);
-            write(p.c, m, n, scratch, kBlock, count, cols, more);
+            multiply(scratch, kBlock, {}, a, b, depth);
+            write(p.c, m, n, scratch, kBlock, count, cols, add);
           }
         }
       }
     }
-    if (apart) write(p.c, first, left, sums, kColumns, rows, right - left, p.accumulate);
+    if (apart) write(p.c, first, left, sums, kColumns, rows, right - left, p.add);
   }
 }
 
@@ -129,7 +131,7 @@ void amx_pack(void* to, In b, bool transpose_b) {
   }
 }
 
-void amx_gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate, const void* packed) {
+void amx_gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add, const void* packed) {
   Product p{c,
             a,
             transpose_a,
@@ -139,7 +141,7 @@ void amx_gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumu
             transpose_a ? a.rows : a.cols,
             0,
             kRowsPerTask,
-            accumulate};
+            add};
   if (packed == nullptr) {
     thread_local Buffer memory;
     auto* const mine = thread_memory<bf16>(
@@ -175,7 +177,7 @@ std::size_t amx_packed_bytes(In, bool) {
 void amx_pack(void*, In, bool) {
   require(false, "amx_pack without AMX");
 }
-void amx_gemm(Out, In, bool, In, bool, bool, const void*) {
+void amx_gemm(Out, In, bool, In, bool, In, const void*) {
   require(false, "amx_gemm without AMX");
 }
 

@@ -10,11 +10,10 @@ namespace stem::cpu {
 /// Whether this CPU has AMX-BF16 and the system lets this process use it (asked once).
 bool amx_supported();
 
-/// c = op(a) · op(b), or c += … when `accumulate`; a and b bf16, c bf16 or f32. Any shape and stride. Each
-/// element of c has one summation order, whatever the number of threads. `packed`, when given, is what
+/// c = add + op(a) · op(b); a null `add` is zeros; a and b bf16, c and add bf16 or f32. Any shape and stride.
+/// Each element of c has one summation order, whatever the number of threads. `packed`, when given, is what
 /// amx_pack made of b.
-void amx_gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate,
-              const void* packed = nullptr);
+void amx_gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add, const void* packed = nullptr);
 
 /// Bytes of the packed form of op(b) [K, N]: tiles of 32 × 32 in the order in which amx_gemm reads them,
 /// zero-padded.

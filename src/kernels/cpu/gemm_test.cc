@@ -19,8 +19,8 @@ TEST(Gemm, EveryTransposeTypeAndStride) {
       Matrix c(type_c, s.m, s.n, gap);
       a.randomise(1), b.randomise(2), c.randomise(3);
       Matrix want = c.wide();
-      reference_kernels().gemm.gemm(want, a, ta, b, tb, accumulate);
-      cpu_kernels().gemm.gemm(c, a, ta, b, tb, accumulate);
+      reference_kernels().gemm.gemm(want, a, ta, b, tb, accumulate ? In(want) : In{});
+      cpu_kernels().gemm.gemm(c, a, ta, b, tb, accumulate ? In(c) : In{});
       SCOPED_TRACE(::testing::Message() << s.m << "x" << s.n << "x" << s.k << " flags " << flags);
       expect_close(c, want, 2e-6 * std::sqrt(static_cast<double>(s.k)), "c");
     }
@@ -37,8 +37,8 @@ TEST(Gemm, ProductsOfSeveralBlocks) {
                    b = Matrix(DType::bf16, tb ? s.n : s.k, tb ? s.k : s.n).randomise(2);
       Matrix c = Matrix(type_c, s.m, s.n, 3).randomise(3);
       Matrix want = c.wide();
-      reference_kernels().gemm.gemm(want, a, ta, b, tb, accumulate);
-      cpu_kernels().gemm.gemm(c, a, ta, b, tb, accumulate);
+      reference_kernels().gemm.gemm(want, a, ta, b, tb, accumulate ? In(want) : In{});
+      cpu_kernels().gemm.gemm(c, a, ta, b, tb, accumulate ? In(c) : In{});
       SCOPED_TRACE(::testing::Message() << s.m << "x" << s.n << "x" << s.k << " flags " << flags);
       expect_close(c, want, 2e-6 * std::sqrt(static_cast<double>(s.k)), "c");
     }
@@ -55,8 +55,8 @@ TEST(Gemm, PackedGivesTheSameBits) {
     const Buffer packed(bytes);
     gemm.pack(packed.data(), b, tb);
     Matrix c(DType::f32, 75, 50), want(DType::f32, 75, 50);
-    gemm.gemm_packed(c, a, false, b, tb, packed.data(), false);
-    gemm.gemm(want, a, false, b, tb, false);
+    gemm.gemm_packed(c, a, false, b, tb, packed.data(), {});
+    gemm.gemm(want, a, false, b, tb, {});
     EXPECT_TRUE(same_bits(c, want));
   }
 }
@@ -66,8 +66,8 @@ TEST(Gemm, AddressesMayChangeBetweenCallsOfOneShape) {
   for (std::uint64_t i = 0; i < 3; ++i) {
     const Matrix x = Matrix(DType::f32, 4, 8).randomise(10 + i);
     Matrix y(DType::f32, 4, 8), want(DType::f64, 4, 8);
-    reference_kernels().gemm.gemm(want, x, false, w, true, false);
-    cpu_kernels().gemm.gemm(y, x, false, w, true, false);
+    reference_kernels().gemm.gemm(want, x, false, w, true, {});
+    cpu_kernels().gemm.gemm(y, x, false, w, true, {});
     expect_close(y, want, 1e-5, "y");
   }
 }

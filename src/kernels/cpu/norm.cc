@@ -45,8 +45,8 @@ void rms_norm_forward(Out y, Out inv_rms, In x, In weight, double eps) {
 
 // With x̂ = x·inv and g = d_y ⊙ weight: d_x += inv·(g − x̂·mean(g ⊙ x̂)).
 template <class T>
-void norm_row_backward(float* d_x, float* d_weight, const T* d_y, const float* x, const float* weight,
-                       float inv, std::int64_t cols) {
+void norm_row_backward(float* d_x, T* copy, float* d_weight, const T* d_y, const float* x,
+                       const float* weight, float inv, std::int64_t cols) {
   Vec products = set(0.0f);
   for_vectors(cols, [&](std::int64_t i, auto part) HWY_ATTR {
     const Vec g = hn::Mul(load(d_y + i, part), load(weight + i, part));
@@ -59,12 +59,14 @@ void norm_row_backward(float* d_x, float* d_weight, const T* d_y, const float* x
     const Vec normed = hn::Mul(load(x + i, part), factor);
     const Vec g = hn::Mul(out, load(weight + i, part));
     const Vec change = hn::NegMulAdd(normed, mean, g);
-    store(hn::MulAdd(factor, change, load(d_x + i, part)), d_x + i, part);
+    const Vec new_d_x = hn::MulAdd(factor, change, load(d_x + i, part));
+    store(new_d_x, d_x + i, part);
+    if (copy != nullptr) store(new_d_x, copy + i, part);
     if (d_weight != nullptr) store(hn::MulAdd(out, normed, load(d_weight + i, part)), d_weight + i, part);
   });
 }
 
-void rms_norm_backward(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rms) {
+void rms_norm_backward(Out d_x, Out copy, Out d_weight, In d_y, In x, In weight, In inv_rms) {
   // The sum over rows is taken in blocks of fixed size, so that it does not depend on the number of threads.
   constexpr std::int64_t kBlock = 64;
   const std::int64_t blocks = (x.rows + kBlock - 1) / kBlock;
@@ -73,6 +75,7 @@ void rms_norm_backward(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rm
   float* const partials = d_weight ? partial_store.data() : nullptr;
   const float* const w = weight.row<float>(0);
   const float* const inv = inv_rms.row<float>(0);
+  require(!copy || copy.dtype == d_y.dtype, "rms_norm_backward: the copy has d_y's dtype");
   with_type(d_y.dtype, [&](auto* type) {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
 #pragma omp parallel for schedule(static) if (x.size() > kParallelElements)
@@ -80,7 +83,8 @@ void rms_norm_backward(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rm
       float* const partial = partials == nullptr ? nullptr : partials + b * x.cols;
       const std::int64_t end = std::min(x.rows, (b + 1) * kBlock);
       for (std::int64_t n = b * kBlock; n < end; ++n) {
-        norm_row_backward(d_x.row<float>(n), partial, d_y.row<T>(n), x.row<float>(n), w, inv[n], x.cols);
+        norm_row_backward<T>(d_x.row<float>(n), copy ? copy.row<T>(n) : nullptr, partial, d_y.row<T>(n),
+                             x.row<float>(n), w, inv[n], x.cols);
       }
     }
   });

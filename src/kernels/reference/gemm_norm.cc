@@ -7,7 +7,7 @@
 namespace stem::reference {
 namespace {
 
-void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate) {
+void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add) {
   const Matrix left = transpose_a ? load_transposed(a) : load_matrix(a);   // [M, I]
   const Matrix right = transpose_b ? load_transposed(b) : load_matrix(b);  // [I, N]
   Row sum(static_cast<std::size_t>(c.cols));
@@ -19,11 +19,11 @@ void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, bool accumulate
       const double* y = right[i];
       for (std::size_t n = 0; n < sum.size(); ++n) sum[n] += x * y[n];
     }
-    if (accumulate) {
-      add_row(c, m, sum);
-    } else {
-      store_row(c, m, sum);
+    if (add) {
+      const Row before = load_row(add, m);
+      for (std::size_t n = 0; n < sum.size(); ++n) sum[n] += before[n];
     }
+    store_row(c, m, sum);
   }
 }
 
@@ -33,12 +33,12 @@ std::size_t packed_bytes(In, bool) {
 void pack(void*, In, bool) {
   require(false, "the reference packs nothing");
 }
-void gemm_packed(Out c, In a, bool transpose_a, In b, bool transpose_b, const void*, bool accumulate) {
-  gemm(c, a, transpose_a, b, transpose_b, accumulate);
+void gemm_packed(Out c, In a, bool transpose_a, In b, bool transpose_b, const void*, In add) {
+  gemm(c, a, transpose_a, b, transpose_b, add);
 }
 
 void linear_invariant(Out y, In x, In w, bool accumulate) {
-  gemm(y, x, false, w, true, accumulate);
+  gemm(y, x, false, w, true, accumulate ? In(y) : In{});
 }
 
 void rms_norm_forward(Out y, Out inv_rms, In x, In weight, double eps) {
@@ -57,7 +57,7 @@ void rms_norm_forward(Out y, Out inv_rms, In x, In weight, double eps) {
 }
 
 // With x̂ = x·r and g = d_y ⊙ w:  d_x += r·(g − x̂·mean(g ⊙ x̂)),  d_w += Σ_n d_y ⊙ x̂.
-void rms_norm_backward(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rms) {
+void rms_norm_backward(Out d_x, Out copy, Out d_weight, In d_y, In x, In weight, In inv_rms) {
   const Row w = load_row(weight, 0);
   const Row inverse = load_row(inv_rms, 0);
   Row d_w(w.size(), 0.0);
@@ -75,6 +75,7 @@ void rms_norm_backward(Out d_x, Out d_weight, In d_y, In x, In weight, In inv_rm
       d_w[d] += d_out[d] * normed;
     }
     add_row(d_x, n, d_values);
+    if (copy) store_row(copy, n, load_row(d_x, n));
   }
   if (d_weight) add_row(d_weight, 0, d_w);
 }
