@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ SETTINGS = {
     "train.precision": "f32", "train.eval_every": 0,
 }
 WEIGHTS = ("model.safetensors", "stem_table.safetensors", "token_stats.safetensors")
-KILLS = 5
+KILLS = 50  # in all
 
 
 def environment():
@@ -86,29 +87,153 @@ class CheckpointTest(unittest.TestCase):
         return Path(shutil.copytree(self.whole, self.folder / name))
 
     def test_killed_runs_resume_to_the_same_bits(self):
-        rng, killed = random.Random(time.time_ns()), 0
-        model = self.folder / "killed"
-        for attempt in range(KILLS):
-            resume = ["--resume"] if (self.checkpoints(model) / "latest").exists() else []
-            run = subprocess.Popen([STEM, *map(str, train_arguments(self.data, model, *resume))], env=environment(),
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for number, changes in enumerate(({}, {"train__table_optimizer": "exact", "train__table_decay": 0.1})):
+            with self.subTest(**changes):
+                self.kill_and_resume(number, changes, KILLS // 2)
+
+    def kill_and_resume(self, number, changes, kills):
+        """Kills a run at random moments, saving included, and resumes it; each time that it gets to its end, its
+        model must be that of an uninterrupted run."""
+        rng, killed, finished = random.Random(time.time_ns()), 0, 0
+        whole, model = self.folder / f"uninterrupted-{number}", self.folder / f"killed-{number}"
+        self.expect(stem(*train_arguments(self.data, whole, **changes)))
+        while killed < kills or not finished:
+            latest = self.checkpoints(model) / "latest"
+            arguments = train_arguments(self.data, model, **changes)
+            if latest.exists():
+                arguments = rng.choice((["resume", model, "--quiet"], [*arguments, "--resume"]))
+            run = subprocess.Popen([STEM, *map(str, arguments)], env=environment(), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
             try:
-                run.wait(rng.uniform(0.02, 0.02 + self.seconds / 2))
+                run.wait(rng.uniform(0.02, 0.02 + self.seconds / 2) if killed < kills else None)
             except subprocess.TimeoutExpired:
                 run.kill()
                 killed += 1
             error = run.communicate()[1]
-            self.assertIn(run.returncode, (0, -9), f"attempt {attempt}: {error}")
-            if (self.checkpoints(model) / "latest").exists():  # whatever was half written, `latest` is whole
-                self.expect(stem("info", self.checkpoints(model) / "latest"))
-        self.assertGreater(killed, 0)
-        resume = ["--resume"] if (self.checkpoints(model) / "latest").exists() else []
-        self.expect(stem(*train_arguments(self.data, model, *resume)))
+            self.assertIn(run.returncode, (0, -9), f"after {killed} kills: {error}")
+            if killed % 10 == 1 and latest.exists():  # whatever was half written, `latest` is whole
+                self.expect(stem("info", latest))
+            if run.returncode != 0:
+                continue
+            finished += 1
+            for name in (*WEIGHTS, "config.json", "tokenizer.json"):
+                self.assertEqual((model / name).read_bytes(), (whole / name).read_bytes(), name)
+            metrics = (Path(f"{model}.run") / "metrics.jsonl").read_text().splitlines()
+            self.assertEqual([json.loads(line)["step"] for line in metrics], list(range(1, SETTINGS["train.steps"] + 1)))
+            left = [entry.name for entry in self.checkpoints(model).iterdir() if ".partial-" in entry.name]
+            self.assertEqual(left, [], "what killed runs left behind")
+            shutil.rmtree(model)
+            shutil.rmtree(f"{model}.run")
+
+    def test_a_signal_saves_and_says_how_to_go_on(self):
+        changes = {"train__steps": 400, "train__checkpoint_every": 0}
+        whole = self.folder / "long"
+        self.expect(stem(*train_arguments(self.data, whole, **changes)))
+        for kind, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            model = self.folder / f"signal-{code}"
+            run = subprocess.Popen([STEM, *map(str, train_arguments(self.data, model, **changes))], env=environment(),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            metrics = Path(f"{model}.run") / "metrics.jsonl"
+            while run.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+                time.sleep(0.001)
+            run.send_signal(kind)
+            error = run.communicate(timeout=60)[1]
+            self.assertEqual(run.returncode, code, error)
+            self.assertRegex(error, rf"^stem: stopped by {kind.name} after step \d+ of 400; to go on: stem resume {model}\n$")
+            self.assertFalse(model.exists())
+            self.expect(stem("resume", f"{model}.run", "--quiet"))  # the run's folder will do as well
+            for name in WEIGHTS:
+                self.assertEqual((model / name).read_bytes(), (whole / name).read_bytes(), name)
+        run = subprocess.Popen([STEM, *map(str, train_arguments(self.data, self.folder / "twice", **changes))],
+                               env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        metrics = Path(f"{self.folder / 'twice'}.run") / "metrics.jsonl"
+        while run.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.001)
+        run.send_signal(signal.SIGTERM)
+        run.send_signal(signal.SIGTERM)  # may come before or after the first was acted upon
+        run.communicate(timeout=60)
+        self.assertIn(run.returncode, (143, -signal.SIGTERM))
+
+    def test_resume_goes_on_with_the_runs_own_settings_and_data(self):
+        model = self.stopped("resumed")
+        self.expect(stem("resume", model, "--set", "train.lr=0.5"), 1, "run.train.lr: expected 0.5 (this run's), found 0.003")
+        self.expect(stem("resume", model, "--set", "train.table_optimizer=exact"), 1, "run.train.table_optimizer: expected")
+        self.expect(stem("resume", self.folder / "nothing"), 1, "nothing: expected a training run")
+        self.expect(stem("resume", model, "--on-spike", "sometimes"), 2, "train.on_spike: expected continue, stop, skip or rollback")
+        # Another text of the same tokenizer is not the run's text.
+        text = self.folder / "second.jsonl"
+        text.write_text("".join(json.dumps({"text": f"the cat sat on a mat {'then ' * i}"}) + "\n" for i in range(90)))
+        other = self.folder / "second-data"
+        self.expect(stem("data", "text", text, "-o", other, "--tokenizer", self.data / "tokenizer.json"))
+        self.expect(stem("resume", model, "--data", other), 1, "a resumed run keeps its training text")
+        moved = Path(shutil.copytree(self.data, self.folder / "moved"))
+        self.expect(stem("resume", model, "--data", moved, "--quiet", "--set", "train.eval_every=1", "--on-spike", "skip"))
         self.expect_same_weights(model)
-        steps = [json.loads(line)["step"] for line in (Path(f"{model}.run") / "metrics.jsonl").read_text().splitlines()]
-        self.assertEqual(steps, list(range(1, SETTINGS["train.steps"] + 1)))
-        left = [entry.name for entry in self.checkpoints(model).iterdir() if ".partial-" in entry.name]
-        self.assertEqual(left, [], "what killed runs left behind")
+
+    def test_spikes_are_skipped_rolled_back_and_resumed(self):
+        """A text whose second half is another language: its first batches are spikes."""
+        rng = random.Random(5)
+        text = self.folder / "spiky.jsonl"
+        plain = [" ".join(["the cat sat on the mat"] * 8) for _ in range(60)]
+        noise = ["".join(rng.choices("qxzjkvw0123456789#@%&", k=160)) for _ in range(3)]
+        text.write_text("".join(json.dumps({"text": t}) + "\n" for t in (*plain, *noise)))
+        data = self.folder / "spiky-data"
+        self.expect(stem("data", "text", text, "-o", data, "--tokenizer", self.data / "tokenizer.json"))
+        changes = {"train__steps": 60, "train__checkpoint_every": 4, "train__lr": 0.01, "train__table_lr": 0.01}
+        rows = {}
+        for choice in ("continue", "skip", "rollback"):
+            model = self.folder / f"spike-{choice}"
+            result = stem(*train_arguments(data, model, "--on-spike", choice, **changes))
+            self.assertEqual(result.returncode, 0, result.stderr)
+            rows[choice] = [json.loads(line) for line in (Path(f"{model}.run") / "metrics.jsonl").read_text().splitlines()]
+            spikes = [row for row in rows[choice] if "spike" in row]
+            self.assertGreater(len(spikes), 0, choice)
+            self.assertEqual([row["step"] for row in rows[choice]], list(range(1, 61)))
+            for row in spikes:
+                self.assertEqual(row["spike"]["action"], choice)
+                self.assertGreater(row["loss"], row["spike"]["limit"])
+                self.assertIn(f"step {row['step']}: the loss ", result.stderr)
+                self.assertEqual(row.get("updated", True), choice == "continue")
+        first = next(row["step"] for row in rows["rollback"] if "spike" in row)
+        # Resumed from before its rollback, a run rolls back again and ends with the same bits.
+        whole = self.folder / "spike-rollback"
+        model = self.folder / "spike-again"
+        arguments = train_arguments(data, model, "--on-spike", "rollback", train__keep_checkpoints=100, **changes)
+        self.assertEqual(stem(*arguments).returncode, 0)
+        shutil.rmtree(model)
+        before = (first - 1) // 4 * 4
+        for path in self.checkpoints(model).glob("step-*"):
+            if int(path.name[5:]) > before:
+                shutil.rmtree(path)
+        (self.checkpoints(model) / "latest").unlink()
+        (self.checkpoints(model) / "latest").symlink_to(f"step-{before:08}")
+        result = stem("resume", model, "--quiet")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for name in WEIGHTS:
+            self.assertEqual((model / name).read_bytes(), (whole / name).read_bytes(), name)
+        # stop saves the state before the step, from where skipping goes on.
+        model = self.folder / "spike-stop"
+        self.expect(stem(*train_arguments(data, model, "--on-spike", "stop", **changes)), 1, "stem resume")
+        result = stem("resume", model, "--quiet", "--on-spike", "skip")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for name in WEIGHTS:
+            self.assertEqual((model / name).read_bytes(), (self.folder / "spike-skip" / name).read_bytes(), name)
+
+    def test_damaged_and_empty_texts_are_named(self):
+        data = Path(shutil.copytree(self.data, self.folder / "damaged-data"))
+        model = self.folder / "never"
+        whole = (data / "held_out.tokens").read_bytes()
+        (data / "held_out.tokens").write_bytes(whole[:-4])
+        self.expect(stem(*train_arguments(data, model)), 1, "held_out.tokens")
+        header = int.from_bytes(whole[:8], "little")
+        described = json.loads(whole[8:8 + header])
+        described["documents"] = {"dtype": "I64", "shape": [2], "data_offsets": [0, 16]}
+        described["tokens"] = {"dtype": "I32", "shape": [1], "data_offsets": [16, 20]}
+        text = json.dumps(described).encode()
+        text += b" " * (-len(text) % 8)
+        (data / "held_out.tokens").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8) + (1).to_bytes(8, "little") + bytes(4))
+        self.expect(stem(*train_arguments(data, model)), 1, "held_out.tokens: expected at least one target token, found none")
+        self.assertFalse(Path(f"{model}.run").exists())
 
     def stopped(self, name):
         """A run that was stopped after step 22 of 24."""

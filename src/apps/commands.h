@@ -16,6 +16,7 @@ void add_eval_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_info_command(CLI::App& app);
 void add_report_command(CLI::App& app);
+void add_resume_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_where_command(CLI::App& app);
 

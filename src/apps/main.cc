@@ -9,6 +9,7 @@
 #include <new>
 
 #include "apps/commands.h"
+#include "apps/interrupt.h"
 #include "core/error.h"
 
 namespace {
@@ -51,6 +52,7 @@ int main(int argc, char** argv) {
   stem::add_atlas_command(app);
   stem::add_data_command(app);
   stem::add_train_command(app);
+  stem::add_resume_command(app);
   stem::add_generate_command(app);
   stem::add_chat_command(app);
   stem::add_eval_command(app);
@@ -69,6 +71,9 @@ int main(int argc, char** argv) {
   } catch (const stem::Error& e) {
     fmt::print(stderr, "stem: {}\n", e.what());
     return e.code() == stem::ErrorCode::kUsage ? 2 : 1;
+  } catch (const stem::Interrupted& e) {
+    fmt::print(stderr, "stem: {}\n", e.message);
+    return 128 + e.signal;  // as a shell reports a process that a signal ended
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "stem: not enough memory\n");
     return 1;

@@ -12,13 +12,15 @@ TokenStats read_stats(const std::filesystem::path& path, std::int64_t vocab) {
   TokenStats stats;
   const Safetensors file = Safetensors::open(path);
   const std::int64_t shape[] = {vocab};
-  const auto read = [&](const char* name, std::vector<std::int64_t>& into) {
-    const TensorInfo& info = file.expect(name, DType::i64, shape);
+  const auto read = [&]<class T>(const char* name, DType dtype, std::vector<T>& into) {
+    const TensorInfo& info = file.expect(name, dtype, shape);
     into.resize(static_cast<std::size_t>(vocab));
     std::memcpy(into.data(), file.data(info), info.bytes);
   };
-  read("frequency", stats.frequency);
-  read("updates", stats.updates);
+  read("frequency", DType::i64, stats.frequency);
+  read("updates", DType::i64, stats.updates);
+  if (file.has("norm")) read("norm", DType::f32, stats.norm);
+  if (file.has("distance")) read("distance", DType::f32, stats.distance);
   return stats;
 }
 
@@ -59,10 +61,15 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
   manifest.files.clear();
   if (!stats.frequency.empty()) {
     const auto vocab = static_cast<std::int64_t>(stats.frequency.size());
-    SafetensorsWriter writer(staged.file(kTokenStatsFile),
-                             {{"frequency", DType::i64, {vocab}}, {"updates", DType::i64, {vocab}}});
+    std::vector<TensorSpec> specs{{"frequency", DType::i64, {vocab}}, {"updates", DType::i64, {vocab}}};
+    if (!stats.norm.empty()) specs.push_back({"norm", DType::f32, {vocab}});
+    if (!stats.distance.empty()) specs.push_back({"distance", DType::f32, {vocab}});
+    SafetensorsWriter writer(staged.file(kTokenStatsFile), specs);
     writer.write("frequency", stats.frequency.data(), stats.frequency.size() * sizeof(std::int64_t));
     writer.write("updates", stats.updates.data(), stats.updates.size() * sizeof(std::int64_t));
+    if (!stats.norm.empty()) writer.write("norm", stats.norm.data(), stats.norm.size() * sizeof(float));
+    if (!stats.distance.empty())
+      writer.write("distance", stats.distance.data(), stats.distance.size() * sizeof(float));
     writer.close();
     manifest.token_stats = kTokenStatsFile;
   }

@@ -16,10 +16,12 @@ namespace stem {
 inline constexpr const char* kTokenizerFile = "tokenizer.json";
 inline constexpr const char* kTokenStatsFile = "token_stats.safetensors";
 
-/// How often each token occurred in the training text and how often its record was updated (row health), [V]
-/// each.
+/// How often each token occurred in the training text, and the health of its record: how often it was
+/// updated, its L2 norm and its L2 distance from where the run started. [V] each; norm and distance may be
+/// empty.
 struct TokenStats {
   std::vector<std::int64_t> frequency, updates;
+  std::vector<float> norm = {}, distance = {};
 };
 
 struct LoadedModel {

@@ -52,6 +52,8 @@ std::vector<Key> keys_of(Settings& s) {
       {"tokenizer.vocab_size", "tokens of a tokenizer trained here", &s.tokenizer_vocab, 257, kCount},
       {"train.steps", "optimizer steps", &t.steps, 1, 1e9},
       {"train.tokens_per_step", "tokens in a batch", &t.batch.tokens_per_step, 2, kCount},
+      {"train.accumulate", "micro-batches that a step's batch is cut into, to save memory", &t.accumulate, 1,
+       kCount},
       {"train.sequence", "longest sequence in tokens", &t.batch.max_sequence, 1, kCount},
       {"train.document_mask", "attention stays inside a document", &t.batch.document_mask},
       {"train.data_seed", "seed of the data order", &t.batch.seed, 0, 1e15},
@@ -64,6 +66,10 @@ std::vector<Key> keys_of(Settings& s) {
       {"train.table_decay", "weight decay of the tables", &t.table_decay, 0, 10},
       {"train.clip", "largest gradient norm of the backbone; 0: no clipping", &t.clip, 0, 1e6},
       {"train.table_clip", "largest gradient norm of the tables; 0: no clipping", &t.table_clip, 0, 1e6},
+      {"train.table_optimizer", "lazy (only the batch's rows move) or exact (as dense AdamW)",
+       &t.table_optimizer},
+      {"train.freeze", "what keeps its values: tables, dense, or globs over tensor names", &t.freeze},
+      {"train.on_spike", "continue, stop, skip or rollback when a loss is out of line", &t.on_spike},
       {"train.precision", "auto, f32 or bf16 (inputs of matrix products)", &s.precision},
       {"train.eval_every", "steps between validations; 0: only at the end", &s.eval_every, 0, 1e9},
       {"train.checkpoint_every", "steps between checkpoints; 0: none", &s.checkpoint_every, 0, 1e9},
@@ -123,6 +129,7 @@ void Settings::assign(const std::string& name, const std::string& value, std::st
     fail(ErrorCode::kUsage, "{}: unknown key {}{}", source, name, did_you_mean(name, known));
   }
   parse_into(*found, value, source);
+  assigned_.insert(name);
 }
 
 void Settings::set(std::string_view assignment) {
@@ -131,6 +138,32 @@ void Settings::set(std::string_view assignment) {
     fail(ErrorCode::kUsage, "--set: expected key=value, found \"{}\"", assignment);
   }
   assign(std::string(assignment.substr(0, equals)), std::string(assignment.substr(equals + 1)), "--set");
+}
+
+void Settings::load_json(const std::filesystem::path& path) {
+  source_ = path.string();
+  const Json json = parse_json(read_file(path), source_);
+  if (!json.is_object()) fail(ErrorCode::kFormat, "{}: expected an object, found {}", source_, shown(json));
+  for (const auto& [name, value] : json.items()) {
+    if (!value.is_primitive()) {
+      fail(ErrorCode::kFormat, "{}: {}: expected a string, number or boolean, found {}", source_, name,
+           shown(value));
+    }
+    assign(name, value.is_string() ? value.get<std::string>() : value.dump(), source_);
+  }
+}
+
+void Settings::adopt_model(const ModelConfig& config, std::string_view source) {
+  const Json before = to_json();
+  model = config;
+  variant = name_of(config.variant);
+  stem_layers = config.stem_layers.empty() ? "none" : fmt::format("{}", fmt::join(config.stem_layers, ","));
+  const Json after = to_json();
+  for (const std::string& name : assigned_) {
+    if (!name.starts_with("model.") || before[name] == after[name]) continue;
+    fail(ErrorCode::kMismatch, "{}: {}: expected {} ({}'s), found {}: leave out what the model fixes",
+         source_, name, shown(after[name]), source, shown(before[name]));
+  }
 }
 
 void Settings::load_toml(const std::filesystem::path& path) {
@@ -198,6 +231,11 @@ ModelConfig Settings::resolve_model(std::int64_t vocab) const {
   if (precision != "auto" && precision != "f32" && precision != "bf16") {
     fail(ErrorCode::kUsage, "{}: train.precision: expected auto, f32 or bf16, found \"{}\"", source_,
          precision);
+  }
+  table_optimizer_from(train.table_optimizer);
+  if (on_spike_from(train.on_spike) == OnSpike::rollback && checkpoint_every == 0) {
+    fail(ErrorCode::kUsage, "{}: train.checkpoint_every: expected at least 1 with train.on_spike = rollback",
+         source_);
   }
   return c;
 }

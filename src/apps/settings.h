@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,16 +35,22 @@ struct Settings {
 
   /// Applies a TOML file. Throws Error naming file, key (and the nearest known one), expected and found.
   void load_toml(const std::filesystem::path& path);
+  /// Applies the settings.json of a run. Throws as load_toml.
+  void load_json(const std::filesystem::path& path);
   /// Applies "section.key=value".
   void set(std::string_view assignment);
   /// Fills model.variant and model.stem_layers and checks the shape, for a vocabulary of `vocab` tokens.
   ModelConfig resolve_model(std::int64_t vocab) const;
+
+  /// Takes model.* from a model to start from. Throws kMismatch for a key that was set to something else.
+  void adopt_model(const ModelConfig& config, std::string_view source);
 
   Json to_json() const;       ///< {"section.key": value, …}
   static std::string help();  ///< one line a key with its default
 
  private:
   void assign(const std::string& key, const std::string& value, std::string_view source);
+  std::set<std::string> assigned_;   // keys that somebody has set
   std::string source_ = "settings";  // the last file, for errors about the model's shape
 };
 

@@ -11,7 +11,7 @@ namespace stem {
 namespace {
 
 struct Options {
-  std::string data, out, config;
+  std::string data, out, config, from, on_spike;
   std::vector<std::string> assignments;
   bool resume = false, json = false, quiet = false;
 };
@@ -20,11 +20,19 @@ void run_train(const Options& o) {
   Settings settings;
   if (!o.config.empty()) settings.load_toml(o.config);
   for (const std::string& assignment : o.assignments) settings.set(assignment);
+  if (!o.on_spike.empty()) settings.set("train.on_spike=" + o.on_spike);
   Runtime runtime;
-  const TrainSummary s = train_run(runtime, o.data, o.out, settings, o.resume, o.quiet || o.json);
+  const TrainSummary s = train_run(runtime, o.data, o.out, settings, {o.resume, o.quiet || o.json, o.from});
+  print_training(o.out, settings, s, o.json);
+}
+
+}  // namespace
+
+void print_training(const std::filesystem::path& model, const Settings& settings, const TrainSummary& s,
+                    bool as_json) {
   const double validation = s.validation.empty() ? 0.0 : s.validation.back().second;
-  if (o.json) {
-    fmt::print("{}", dump_json({{"model", o.out},
+  if (as_json) {
+    fmt::print("{}", dump_json({{"model", model.string()},
                                 {"uuid", uuid_text(s.manifest.uuid)},
                                 {"steps", settings.train.steps},
                                 {"tokens", s.tokens},
@@ -34,23 +42,24 @@ void run_train(const Options& o) {
                                 {"validation_loss", validation}}));
     return;
   }
-  fmt::print("{}: {} tokens in {} ({} tokens/s, {} products), validation loss {:.4f}\n", o.out,
+  fmt::print("{}: {} tokens in {} ({} tokens/s, {} products), validation loss {:.4f}\n", model.string(),
              count_text(s.tokens), duration_text(s.seconds),
              count_text(static_cast<std::int64_t>(s.tokens_per_second)), name_of(s.precision.narrow),
              validation);
 }
 
-}  // namespace
-
 void add_train_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("train", "train a model on a data directory");
-  command->footer(Settings::help());
+  command->footer(Settings::help() +
+                  "On SIGINT or SIGTERM the step in hand is finished and saved; exit code 130 or 143.\n");
   command->add_option("data", o->data, "data directory (stem data)")->required();
   command->add_option("-o,--out", o->out, "model directory to write")->required();
   command->add_option("--config", o->config, "TOML settings");
   command->add_option("--set", o->assignments, "a setting, key=value; may be repeated")
       ->allow_extra_args(false);
+  command->add_option("--from", o->from, "model to start from; its tokenizer must be the data's");
+  command->add_option("--on-spike", o->on_spike, "continue, stop, skip or rollback (train.on_spike)");
   command->add_flag("--resume", o->resume, "continue from the run's latest checkpoint");
   command->add_flag("--quiet", o->quiet, "no progress bar");
   command->add_flag("--json", o->json, "figures as JSON, no progress");

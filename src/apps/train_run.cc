@@ -3,15 +3,18 @@
 #include <algorithm>
 #include <fstream>
 
+#include "apps/interrupt.h"
 #include "apps/progress.h"
+#include "apps/row_health.h"
+#include "apps/run_files.h"
 #include "io/digest.h"
 #include "io/file.h"
 
 namespace stem {
 namespace {
 
-constexpr const char* kMetricsFile = "metrics.jsonl";
-constexpr const char* kSettingsFile = "settings.json";
+namespace fs = std::filesystem;
+
 constexpr const char* kLatest = "latest";
 
 std::vector<std::int64_t> frequencies(const TokenShard& shard, std::int64_t vocab) {
@@ -20,159 +23,285 @@ std::vector<std::int64_t> frequencies(const TokenShard& shard, std::int64_t voca
   return counts;
 }
 
-std::string checkpoint_name(std::int64_t step) {
-  return fmt::format("step-{:08}", step);
-}
-
-// Removes all but the newest `keep` checkpoints; names sort by step.
-void prune(const std::filesystem::path& folder, std::int64_t keep) {
-  std::vector<std::filesystem::path> all;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (entry.is_directory() && !entry.is_symlink() &&
-        entry.path().filename().string().starts_with("step-") && entry.path().extension().empty())
-      all.push_back(entry.path());
-  }
-  std::sort(all.begin(), all.end());
-  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i)
-    std::filesystem::remove_all(all[i]);
-}
-
-// What runs that were killed while saving left behind: their own destructors never ran.
-void remove_unfinished(const std::filesystem::path& folder) {
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_directory() && !entry.is_symlink() && name.starts_with("step-") &&
-        name.find(".partial-") != std::string::npos)
-      std::filesystem::remove_all(entry.path());
-  }
-}
-
-// Keeps the metrics of steps that the checkpoint has seen; a killed run may have logged more, and its last
-// line may be torn.
-void truncate_metrics(const std::filesystem::path& path, std::int64_t last_step) {
-  if (!std::filesystem::exists(path)) return;
-  std::string kept;
-  std::ifstream in(path);
-  for (std::string line; std::getline(in, line) && !in.eof();) {  // eof: no newline, so not a whole line
-    const Json row = parse_json(line, path.string());
-    if (get_int(row, "step", path.string()) <= last_step) kept += line + "\n";
-  }
-  write_file_atomic(path, kept);
-}
-
-}  // namespace
-
-TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
-                       const std::filesystem::path& model_directory, const Settings& settings, bool resume,
-                       bool quiet) {
-  const std::string tokenizer_json = read_file(data / kTokenizerFile);
-  const Tokenizer tokenizer = Tokenizer::from_json(tokenizer_json, (data / kTokenizerFile).string());
-  const ModelConfig config = settings.resolve_model(tokenizer.vocab_size());
-  const std::string digest = to_hex(sha256(tokenizer_json));
-  const TokenShard shard = load_shard(data / kTrainTokens, config.vocab, digest);
-  const TokenShard held_out = load_shard(data / kHeldOutTokens, config.vocab, digest);
-  const std::filesystem::path run = run_directory(model_directory), checkpoints = run / "checkpoints";
-  {
-    const StagedDirectory probe(model_directory);
-  }  // a target that must not be replaced is told before the work, not after
-  if (!resume) std::filesystem::remove_all(checkpoints);  // another run's steps would outlive this one's
-  std::filesystem::create_directories(checkpoints);
-
-  TrainSummary summary;
-  remove_unfinished(checkpoints);
-  summary.precision = training_precision(settings.precision, config, settings.train.batch.tokens_per_step);
-  const Context context = runtime.training();
-  Manifest draft;
-  draft.uuid = random_uuid();
-  Model model;
-  if (resume) {
-    const auto latest = checkpoints / kLatest;
-    if (!std::filesystem::exists(latest)) {
-      fail(ErrorCode::kNotFound, "{}: expected a checkpoint to resume from, found none", latest.string());
+// A shard with something to predict.
+TokenShard load_text(const fs::path& path, std::int64_t vocab, const std::string& tokenizer_digest) {
+  TokenShard shard = load_shard(path, vocab, tokenizer_digest);
+  for (std::size_t d = 0; d + 1 < shard.documents.size(); ++d) {
+    for (std::int64_t i = shard.documents[d] + 1; i < shard.documents[d + 1]; ++i) {
+      if (shard.is_target(i)) return shard;
     }
-    const std::filesystem::path checkpoint = std::filesystem::canonical(latest);
+  }
+  fail(ErrorCode::kFormat, "{}: expected at least one target token, found none", path.string());
+}
+
+ModelConfig config_of(const fs::path& model) {
+  const std::string path = (model / kConfigFile).string();
+  return config_from_json(parse_json(read_file(path), path), path);
+}
+
+double median_rate(const std::vector<StepReport>& steps) {
+  std::vector<double> rates;
+  for (const StepReport& r : steps) rates.push_back(static_cast<double>(r.tokens) / r.seconds);
+  if (rates.empty()) return 0.0;
+  const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
+  std::nth_element(rates.begin(), middle, rates.end());
+  return *middle;
+}
+
+class Run {
+ public:
+  Run(Runtime& runtime, const fs::path& data, const fs::path& model_directory, const Settings& settings,
+      const RunOptions& options)
+      : context_(runtime.training()),
+        data_(data),
+        target_(model_directory),
+        run_(run_directory(model_directory)),
+        checkpoints_(run_ / "checkpoints"),
+        settings_(settings),
+        options_(options),
+        tokenizer_json_(read_file(data / kTokenizerFile)),
+        tokenizer_digest_(to_hex(sha256(tokenizer_json_))) {}
+
+  TrainSummary train() {
+    load_texts();
+    prepare_folders();
+    summary_.precision = training_precision(
+        settings_.precision, config_, settings_.train.batch.tokens_per_step / settings_.train.accumulate);
+    if (options_.resume)
+      load_checkpoint();
+    else if (!record_.from.empty())
+      load_start();
+    else
+      draw_model();
+    trainer_.emplace(context_, model_, shard_, settings_.train);
+    if (options_.resume) trainer_->read_state(latest());
+    open_logs();
+    const InterruptGuard interrupts;
+    Progress progress("training", settings_.train.steps, options_.quiet);
+    if (!options_.resume && settings_.train.on_spike == name_of(OnSpike::rollback)) save_checkpoint();
+    while (trainer_->steps_done() < settings_.train.steps) one_step(progress);
+    progress.finish();
+    if (summary_.validation.empty()) validate(trainer_->steps_done());  // resumed at its end
+    summary_.tokens_per_second = median_rate(summary_.steps);
+    save_model();
+    return std::move(summary_);
+  }
+
+ private:
+  fs::path latest() const {
+    const fs::path link = checkpoints_ / kLatest;
+    if (!fs::exists(link)) {
+      fail(ErrorCode::kNotFound, "{}: expected a checkpoint to resume from, found none", link.string());
+    }
+    return fs::canonical(link);
+  }
+
+  void load_texts() {
+    if (options_.resume && fs::exists(run_ / kRunFile))
+      record_ = read_run_record(run_);
+    else if (!options_.from.empty())
+      record_.from = fs::absolute(options_.from).lexically_normal();
+    record_.data = fs::absolute(data_).lexically_normal();
+    const Tokenizer tokenizer = Tokenizer::from_json(tokenizer_json_, (data_ / kTokenizerFile).string());
+    std::int64_t vocab = tokenizer.vocab_size();
+    if (!record_.from.empty()) {  // the shape is that of the model, padded vocabulary included
+      const ModelConfig from = config_of(options_.resume ? latest() : record_.from);
+      settings_.adopt_model(from, record_.from.string());
+      vocab = from.vocab;
+    }
+    config_ = settings_.resolve_model(vocab);
+    shard_ = load_text(data_ / kTrainTokens, vocab, tokenizer_digest_);
+    held_out_ = load_text(data_ / kHeldOutTokens, vocab, tokenizer_digest_);
+    settings_.train.data_digest = to_hex(sha256_file(data_ / kTrainTokens));
+    counts_ = frequencies(shard_, vocab);
+  }
+
+  void prepare_folders() {
+    {
+      const StagedDirectory probe(target_);
+    }  // a target that must not be replaced is told before the work, not after
+    if (!options_.resume) fs::remove_all(checkpoints_);  // another run's steps would outlive this one's
+    fs::create_directories(checkpoints_);
+    remove_unfinished(checkpoints_);
+  }
+
+  void draw_model() {
+    model_ = Model(config_, summary_.precision);
+    init_weights(model_, settings_.train.seed);
+    model_.refresh_compute(context_);
+    draft_.uuid = random_uuid();
+  }
+
+  LoadedModel load(const fs::path& directory) {
+    model_ = {};  // never two models in memory
+    LoadedModel loaded = load_model_directory(directory, context_, {true, true, summary_.precision});
+    if (loaded.manifest.tokenizer && to_hex(*loaded.manifest.tokenizer) != tokenizer_digest_) {
+      fail(ErrorCode::kMismatch, "{}: SHA-256: expected {} ({}), found {}: another tokenizer",
+           (data_ / kTokenizerFile).string(), to_hex(*loaded.manifest.tokenizer),
+           options_.resume ? "the checkpoint's" : directory.string() + "'s", tokenizer_digest_);
+    }
+    return loaded;
+  }
+
+  void load_start() {
+    LoadedModel loaded = load(record_.from);
+    record_.from_uuid = uuid_text(loaded.manifest.uuid);
+    model_ = std::move(loaded.model);
+    draft_.uuid = random_uuid();
+  }
+
+  void load_checkpoint() {
+    const fs::path checkpoint = latest();
     // "auto" was decided by a measurement, which need not come out the same twice.
-    if (settings.precision == "auto") summary.precision.narrow = recorded_gemm_dtype(checkpoint);
-    LoadedModel loaded = load_model_directory(checkpoint, context, {true, true, summary.precision});
-    if (loaded.manifest.tokenizer && to_hex(*loaded.manifest.tokenizer) != digest) {
-      fail(ErrorCode::kMismatch, "{}: SHA-256: expected {} (the checkpoint's), found {}: another tokenizer",
-           (data / kTokenizerFile).string(), to_hex(*loaded.manifest.tokenizer), digest);
-    }
-    const Json wanted = config_to_json(config, ""), found = config_to_json(loaded.model.config, "");
+    if (settings_.precision == "auto") summary_.precision.narrow = recorded_gemm_dtype(checkpoint);
+    LoadedModel loaded = load(checkpoint);
+    const Json wanted = config_to_json(config_, ""), found = config_to_json(loaded.model.config, "");
     for (const auto& [key, value] : wanted.items()) {
       if (found[key] == value) continue;
       fail(ErrorCode::kMismatch,
            "{}: {}: expected {} (these settings), found {}: a resumed run keeps its shape",
            (checkpoint / kConfigFile).string(), key, shown(value), shown(found[key]));
     }
-    draft.uuid = loaded.manifest.uuid;
-    model = std::move(loaded.model);
-  } else {
-    model = Model(config, summary.precision);
-    init_weights(model, settings.train.seed);
-    model.refresh_compute(context);
+    draft_.uuid = loaded.manifest.uuid;
+    model_ = std::move(loaded.model);
   }
-  Trainer trainer(context, model, shard, settings.train);
-  if (resume) trainer.read_state(std::filesystem::canonical(checkpoints / kLatest));
-  const std::filesystem::path metrics_path = run / kMetricsFile;
-  if (resume)
-    truncate_metrics(metrics_path, trainer.steps_done());
-  else
-    write_file_atomic(metrics_path, "");
-  write_file_atomic(run / kSettingsFile, dump_json(settings.to_json()));
-  std::ofstream metrics(metrics_path, std::ios::app);
 
-  const std::vector<std::int64_t> counts = frequencies(shard, config.vocab);
-  const auto stats = [&] { return TokenStats{counts, trainer.update_counts()}; };
-  const auto validate = [&](std::int64_t step) {
-    const double loss = evaluate_loss(context, model, held_out, settings.train.batch).loss;
-    summary.validation.emplace_back(step, loss);
-    return loss;
-  };
+  void open_logs() {
+    metrics_path_ = run_ / kMetricsFile;
+    if (options_.resume)
+      truncate_metrics(metrics_path_, trainer_->steps_done());
+    else
+      write_file_atomic(metrics_path_, "");
+    write_file_atomic(run_ / kSettingsFile, dump_json(settings_.to_json()));
+    write_run_record(run_, record_);
+    metrics_.open(metrics_path_, std::ios::app);
+  }
 
-  Progress progress("training", settings.train.steps, quiet);
-  while (trainer.steps_done() < settings.train.steps) {
-    const StepReport r = trainer.step();
-    summary.steps.push_back(r);
-    summary.tokens += r.tokens;
-    summary.seconds += r.seconds;
-    const double rate = static_cast<double>(r.tokens) / r.seconds;
-    Json row{{"step", r.step},
-             {"loss", r.loss},
-             {"lr", r.lr},
-             {"table_lr", r.table_lr},
-             {"norm_dense", r.norms.dense},
-             {"norm_table", r.norms.table},
-             {"tokens", r.tokens},
-             {"distinct", r.distinct},
-             {"seconds", r.seconds},
-             {"tokens_per_s", rate}};
-    const bool last = r.step == settings.train.steps;
-    if (last || (settings.eval_every > 0 && r.step % settings.eval_every == 0))
-      row["eval_loss"] = validate(r.step);
-    metrics << row.dump() << '\n' << std::flush;
-    if (!metrics) fail(ErrorCode::kIo, "{}: could not be written (disk full?)", metrics_path.string());
-    progress.update(
-        r.step, fmt::format("loss {:.3f}  {} tokens/s", r.loss, count_text(static_cast<std::int64_t>(rate))));
-    if (settings.checkpoint_every > 0 && (r.step % settings.checkpoint_every == 0 || last)) {
-      save_model_directory(checkpoints / checkpoint_name(r.step), model, tokenizer_json, stats(), draft,
-                           DType::f32, [&](const std::filesystem::path& dir) { trainer.write_state(dir); });
-      switch_link(checkpoints / kLatest, checkpoint_name(r.step));
-      prune(checkpoints, settings.keep_checkpoints);
+  void log(const Json& row) {
+    metrics_ << row.dump() << '\n' << std::flush;
+    if (!metrics_) fail(ErrorCode::kIo, "{}: could not be written (disk full?)", metrics_path_.string());
+  }
+
+  void one_step(Progress& progress) {
+    StepReport r;
+    try {
+      r = trainer_->step();
+    } catch (const SpikeStop& stop) {
+      progress.finish();
+      log(metrics_row(stop.report()));
+      save_checkpoint();
+      throw Error(stop.code(), fmt::format("{}; to leave such steps out: stem resume {} --on-spike skip",
+                                           stop.what(), target_.string()));
     }
+    summary_.steps.push_back(r);
+    summary_.tokens += r.tokens;
+    summary_.seconds += r.seconds;
+    if (r.spike) report_spike(r, progress);
+    Json row = metrics_row(r);
+    const bool last = r.step == settings_.train.steps;
+    if (last || (settings_.eval_every > 0 && r.step % settings_.eval_every == 0))
+      row["eval_loss"] = validate(r.step);
+    log(row);
+    progress.update(
+        r.step,
+        fmt::format("loss {:.3f}  {} tokens/s", r.loss,
+                    count_text(static_cast<std::int64_t>(static_cast<double>(r.tokens) / r.seconds))));
+    if (settings_.checkpoint_every > 0 && (r.step % settings_.checkpoint_every == 0 || last))
+      save_checkpoint();
+    const int signal = InterruptGuard::pending();
+    if (signal == 0 || last) return;
+    progress.finish();
+    save_checkpoint();
+    throw Interrupted{signal, fmt::format("stopped by {} after step {} of {}; to go on: stem resume {}",
+                                          signal == SIGINT ? "SIGINT" : "SIGTERM", r.step,
+                                          settings_.train.steps, target_.string())};
   }
-  progress.finish();
-  if (summary.validation.empty()) validate(trainer.steps_done());  // resumed at its end
 
-  std::vector<double> rates;
-  for (const StepReport& r : summary.steps) rates.push_back(static_cast<double>(r.tokens) / r.seconds);
-  if (!rates.empty()) {
-    std::nth_element(rates.begin(), rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2),
-                     rates.end());
-    summary.tokens_per_second = rates[rates.size() / 2];
+  void report_spike(const StepReport& r, Progress& progress) {
+    progress.finish();
+    std::string done = "the update was made";
+    if (r.spike->action == OnSpike::skip) done = "no update";
+    if (r.spike->action == OnSpike::rollback) {
+      const fs::path checkpoint = latest();
+      model_ = load(checkpoint).model;
+      trainer_->roll_back(checkpoint);
+      done = fmt::format("back to {}, without the steps since then", checkpoint.filename().string());
+    }
+    fmt::print(stderr, "step {}: {} (documents {}): {}\n", r.step, r.spike->text(),
+               fmt::join(r.spike->documents, ", "), done);
   }
-  summary.manifest = save_model_directory(model_directory, model, tokenizer_json, stats(), draft);
-  return summary;
+
+  double validate(std::int64_t step) {
+    const double loss = trainer_->evaluate(held_out_).loss;
+    summary_.validation.emplace_back(step, loss);
+    return loss;
+  }
+
+  void save_checkpoint() {
+    const std::int64_t step = trainer_->steps_done();
+    if (step == saved_step_) return;
+    save_model_directory(checkpoints_ / checkpoint_name(step), model_, tokenizer_json_,
+                         {counts_, trainer_->update_counts()}, draft_, DType::f32,
+                         [&](const fs::path& dir) { trainer_->write_state(dir); });
+    switch_link(checkpoints_ / kLatest, checkpoint_name(step));
+    prune_checkpoints(checkpoints_, settings_.keep_checkpoints);
+    saved_step_ = step;
+  }
+
+  // The model itself: unlike in a checkpoint, no record lags behind.
+  void save_model() {
+    const Optimizer& optimizer = trainer_->optimizer();
+    TokenStats stats{counts_, trainer_->update_counts()};
+    const bool only_updated = optimizer.mode() == TableOptimizer::lazy || settings_.train.table_decay == 0 ||
+                              optimizer.freeze().table;
+    const std::optional<InitialRecords> initial = initial_records();
+    measure_rows(context_, model_, optimizer, initial ? &*initial : nullptr, only_updated, stats);
+    summary_.manifest = save_model_directory(
+        target_, model_, tokenizer_json_, stats, draft_, DType::f32,
+        [&](const fs::path& dir) { write_current_rows(dir, context_, model_, optimizer); });
+  }
+
+  std::optional<InitialRecords> initial_records() const {
+    if (config_.stem_layer_count() == 0) return std::nullopt;
+    if (record_.from.empty()) return std::make_optional<InitialRecords>(config_, settings_.train.seed);
+    try {
+      if (uuid_text(read_manifest(record_.from).uuid) == record_.from_uuid)
+        return std::make_optional<InitialRecords>(config_, record_.from);
+    } catch (const Error&) {  // told below, as for another model in its place
+    }
+    fmt::print(stderr,
+               "{}: no longer the model that this run started from: the rows' distances are left out\n",
+               record_.from.string());
+    return std::nullopt;
+  }
+
+  Context context_;
+  fs::path data_, target_, run_, checkpoints_, metrics_path_;
+  Settings settings_;
+  RunOptions options_;
+  std::string tokenizer_json_, tokenizer_digest_;
+  RunRecord record_;
+  ModelConfig config_;
+  TokenShard shard_, held_out_;
+  std::vector<std::int64_t> counts_;
+  Manifest draft_;
+  Model model_;
+  std::optional<Trainer> trainer_;
+  std::ofstream metrics_;
+  std::int64_t saved_step_ = -1;
+  TrainSummary summary_;
+};
+
+}  // namespace
+
+TrainSummary train_run(Runtime& runtime, const fs::path& data, const fs::path& model_directory,
+                       const Settings& settings, const RunOptions& options) {
+  return Run(runtime, data, model_directory, settings, options).train();
+}
+
+TrainSummary train_run(Runtime& runtime, const fs::path& data, const fs::path& model_directory,
+                       const Settings& settings, bool resume, bool quiet) {
+  return train_run(runtime, data, model_directory, settings, RunOptions{resume, quiet, {}});
 }
 
 }  // namespace stem

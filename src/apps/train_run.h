@@ -27,11 +27,26 @@ struct TrainSummary {
   Precision precision;
 };
 
+/// How a run begins and talks.
+struct RunOptions {
+  bool resume = false;         ///< continue from the run's latest checkpoint
+  bool quiet = false;          ///< no progress on stderr; spikes are still reported
+  std::filesystem::path from;  ///< model to start from (fine-tuning); a resumed run knows its own
+};
+
 /// Trains a model of `settings` on `data` (tokenizer.json, train.tokens, held_out.tokens) and saves it to
-/// `model_directory`. metrics.jsonl, settings.json and checkpoints go to run_directory(model_directory).
-/// `resume`: continue from the run's latest checkpoint. Prints progress to stderr unless `quiet`.
+/// `model_directory`. metrics.jsonl, settings.json, run.json and checkpoints go to
+/// run_directory(model_directory). On SIGINT or SIGTERM the step in hand is finished, a checkpoint written
+/// and Interrupted thrown. Throws SpikeStop after saving the state before the step.
+TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
+                       const std::filesystem::path& model_directory, const Settings& settings,
+                       const RunOptions& options);
 TrainSummary train_run(Runtime& runtime, const std::filesystem::path& data,
                        const std::filesystem::path& model_directory, const Settings& settings,
                        bool resume = false, bool quiet = false);
+
+/// What `stem train` and `stem resume` print at the end.
+void print_training(const std::filesystem::path& model, const Settings& settings, const TrainSummary& summary,
+                    bool as_json);
 
 }  // namespace stem

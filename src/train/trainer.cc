@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -53,15 +54,23 @@ void Trainer::prepare(const TokenGroups& groups) {
   gradients_.embedding = rows(!c.tied, freeze.embedding, c.width);
 }
 
-// Adds the gradients of one micro-batch; returns the sum of its losses.
-double Trainer::accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights) {
+// Adds the gradients of one micro-batch, which is `share` of the step; returns the sum of its losses.
+double Trainer::accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights,
+                           double share, RouterStats& router) {
   Workspace::Scope scope(*context_.workspace);
   const TokenBatch view = part.view();
   const RowPlan rows(model_.table, view);
   Activations a = allocate_activations(context_, model_, view.size());
   forward_hidden(context_, model_, view, rows, a);
   const Out loss = context_.workspace->matrix(model_.precision.wide, 1, view.size());
+  gradients_.auxiliary_weight = share;
   backward(context_, model_, view, rows, groups, a, part.targets, weights, loss, gradients_);
+  router.layers = a.router.layers;
+  router.balance_loss += share * a.router.balance_loss;
+  router.z_loss += share * a.router.z_loss;
+  router.entropy += share * a.router.entropy;
+  router.load_ratio = std::max(router.load_ratio, a.router.load_ratio);
+  router.seconds += a.router.seconds;
   double sum = 0;
   for (std::int64_t i = 0; i < view.size(); ++i) sum += value_at(loss, i);
   return sum;
@@ -115,11 +124,12 @@ StepReport Trainer::step() {
     const std::vector<float> weights(batch.tokens.size(), 1.0f / static_cast<float>(report.targets));
     double sum = 0;
     if (options_.accumulate == 1) {
-      sum = accumulate(batch, groups, weights);
+      sum = accumulate(batch, groups, weights, 1.0, report.router);
     } else {
       for (const Batch& part : split(batch, options_.accumulate)) {
-        sum += accumulate(part, TokenGroups(part.tokens, groups.tokens()),
-                          std::span(weights).first(part.tokens.size()));
+        const std::size_t n = part.tokens.size();
+        sum += accumulate(part, TokenGroups(part.tokens, groups.tokens()), std::span(weights).first(n),
+                          static_cast<double>(n) / static_cast<double>(report.tokens), report.router);
       }
     }
     report.loss = sum / static_cast<double>(report.targets);

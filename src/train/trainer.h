@@ -39,6 +39,7 @@ struct StepReport {
   double lr = 0.0, table_lr = 0.0;
   StepNorms norms;
   std::int64_t tokens = 0, distinct = 0, targets = 0;
+  RouterStats router;          ///< of the step's micro-batches, means over tokens; layers 0 without experts
   bool updated = false;        ///< no update is made without targets, and when a spike is skipped
   std::optional<Spike> spike;  ///< for `rollback` the caller calls Trainer::roll_back
   double seconds = 0.0;
@@ -88,7 +89,8 @@ class Trainer {
 
  private:
   void prepare(const TokenGroups& groups);
-  double accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights);
+  double accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights,
+                    double share, RouterStats& router);
   void judge(StepReport& report, const Batch& batch);
 
   Context context_;

@@ -1,0 +1,113 @@
+#include "apps/run_files.h"
+
+#include <algorithm>
+#include <fstream>
+
+#include "apps/model_directory.h"
+#include "io/file.h"
+
+namespace stem {
+namespace {
+
+constexpr const char* kFormat = "stem-run/1";
+
+bool is_checkpoint(const std::filesystem::directory_entry& entry) {
+  return entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-");
+}
+
+}  // namespace
+
+void write_run_record(const std::filesystem::path& run, const RunRecord& record) {
+  Json json{{"format", kFormat}, {"data", record.data.string()}};
+  if (!record.from.empty()) {
+    json["from"] = record.from.string();
+    json["from_uuid"] = record.from_uuid;
+  }
+  write_file_atomic(run / kRunFile, dump_json(json));
+}
+
+RunRecord read_run_record(const std::filesystem::path& run) {
+  const std::string path = (run / kRunFile).string();
+  const Json json = parse_json(read_file(path), path);
+  if (const std::string format = get_string(json, "format", path); format != kFormat) {
+    fail(ErrorCode::kFormat, "{}: format: expected \"{}\", found \"{}\"", path, kFormat, format);
+  }
+  return {get_string(json, "data", path), get_string_or(json, "from", path, ""),
+          get_string_or(json, "from_uuid", path, "")};
+}
+
+RunPaths find_run(const std::filesystem::path& given) {
+  std::filesystem::path path = given;
+  if (path.filename().empty()) path = path.parent_path();  // a trailing slash
+  if (path.extension() == ".run" && std::filesystem::exists(path / kSettingsFile)) {
+    std::filesystem::path model = path;
+    return {path, model.replace_extension()};
+  }
+  const std::filesystem::path run = run_directory(path);
+  if (!std::filesystem::exists(run / kSettingsFile)) {
+    fail(ErrorCode::kNotFound, "{}: expected a training run ({}), found none", given.string(),
+         (run / kSettingsFile).string());
+  }
+  return {run, path};
+}
+
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("step-{:08}", step);
+}
+
+void prune_checkpoints(const std::filesystem::path& folder, std::int64_t keep) {
+  std::vector<std::filesystem::path> all;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (is_checkpoint(entry) && entry.path().extension().empty()) all.push_back(entry.path());
+  }
+  std::sort(all.begin(), all.end());
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i)
+    std::filesystem::remove_all(all[i]);
+}
+
+void remove_unfinished(const std::filesystem::path& folder) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (is_checkpoint(entry) && entry.path().filename().string().find(".partial-") != std::string::npos)
+      std::filesystem::remove_all(entry.path());
+  }
+}
+
+void truncate_metrics(const std::filesystem::path& path, std::int64_t last_step) {
+  if (!std::filesystem::exists(path)) return;
+  std::string kept;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line) && !in.eof();) {  // eof: no newline, so not a whole line
+    const Json row = parse_json(line, path.string());
+    if (get_int(row, "step", path.string()) <= last_step) kept += line + "\n";
+  }
+  write_file_atomic(path, kept);
+}
+
+Json metrics_row(const StepReport& r) {
+  Json row{{"step", r.step},
+           {"loss", r.loss},  // what is not finite is written as null
+           {"lr", r.lr},
+           {"table_lr", r.table_lr},
+           {"norm_dense", r.norms.dense},
+           {"norm_table", r.norms.table},
+           {"tokens", r.tokens},
+           {"distinct", r.distinct},
+           {"seconds", r.seconds},
+           {"tokens_per_s", r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0.0}};
+  if (r.targets != r.tokens) row["targets"] = r.targets;
+  if (!r.updated) row["updated"] = false;
+  if (r.spike) {
+    row["spike"] = {{"action", name_of(r.spike->action)}, {"documents", r.spike->documents}};
+    if (r.spike->limit > 0) row["spike"]["limit"] = r.spike->limit;
+  }
+  if (r.router.layers > 0) {
+    row["router_seconds"] = r.router.seconds;
+    row["router_entropy"] = r.router.entropy;
+    row["router_load"] = r.router.load_ratio;
+    row["balance_loss"] = r.router.balance_loss;
+    row["z_loss"] = r.router.z_loss;
+  }
+  return row;
+}
+
+}  // namespace stem

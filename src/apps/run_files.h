@@ -1,0 +1,48 @@
+// The files of a training run beside its model: settings, metrics, checkpoints (docs/formats/checkpoint.md).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "io/json.h"
+#include "train/trainer.h"
+
+namespace stem {
+
+inline constexpr const char* kMetricsFile = "metrics.jsonl";
+inline constexpr const char* kSettingsFile = "settings.json";
+inline constexpr const char* kRunFile = "run.json";
+
+/// Where a run's inputs are: what `stem resume` needs besides the settings.
+struct RunRecord {
+  std::filesystem::path data;  ///< data directory, absolute
+  std::filesystem::path from;  ///< model that the run started from, absolute; empty: drawn from the seed
+  std::string from_uuid;       ///< of that model
+};
+void write_run_record(const std::filesystem::path& run, const RunRecord& record);
+/// Throws kNotFound or kFormat naming the file.
+RunRecord read_run_record(const std::filesystem::path& run);
+
+/// A run's folder and the model that it writes, from either of the two names. Throws kNotFound when there is
+/// no run.
+struct RunPaths {
+  std::filesystem::path run, model;
+};
+RunPaths find_run(const std::filesystem::path& given);
+
+/// "step-00000012".
+std::string checkpoint_name(std::int64_t step);
+/// Removes all but the newest `keep` checkpoints; names sort by step.
+void prune_checkpoints(const std::filesystem::path& folder, std::int64_t keep);
+/// Removes what runs that were killed while saving left behind: their own destructors never ran.
+void remove_unfinished(const std::filesystem::path& folder);
+
+/// Keeps the metrics of steps that the checkpoint has seen; a killed run may have logged more, and its last
+/// line may be torn.
+void truncate_metrics(const std::filesystem::path& path, std::int64_t last_step);
+/// One line of metrics.jsonl.
+Json metrics_row(const StepReport& report);
+
+}  // namespace stem
