@@ -15,6 +15,7 @@ void add_edit_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_info_command(CLI::App& app);
+void add_plan_command(CLI::App& app);
 void add_report_command(CLI::App& app);
 void add_resume_command(CLI::App& app);
 void add_train_command(CLI::App& app);

@@ -52,6 +52,7 @@ int main(int argc, char** argv) {
   stem::add_atlas_command(app);
   stem::add_data_command(app);
   stem::add_train_command(app);
+  stem::add_plan_command(app);
   stem::add_resume_command(app);
   stem::add_generate_command(app);
   stem::add_chat_command(app);
