@@ -157,7 +157,10 @@ LineChart chart_of(const Runs& runs, std::string_view key, const std::string& y_
 void write_curve(Page& page, const Runs& runs, std::string_view key, const std::string& y_label,
                  const ChartOptions& options, const Html& caption) {
   const LineChart chart = chart_of(runs, key, y_label, options);
-  if (!chart.series.empty()) page.figure([&](double width) { return line_chart(chart, width); }, caption);
+  const bool has_course =
+      std::any_of(chart.series.begin(), chart.series.end(), [](const Series& s) { return s.x.size() > 1; });
+  // Single values stand in the first table.
+  if (has_course) page.figure([&](double width) { return line_chart(chart, width); }, caption);
 }
 
 struct Half {
