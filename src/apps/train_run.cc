@@ -9,6 +9,7 @@
 #include "apps/run_files.h"
 #include "io/digest.h"
 #include "io/file.h"
+#include "report/event_file.h"
 
 namespace stem {
 namespace {
@@ -21,6 +22,24 @@ std::vector<std::int64_t> frequencies(const TokenShard& shard, std::int64_t voca
   std::vector<std::int64_t> counts(static_cast<std::size_t>(vocab), 0);
   for (const std::int32_t token : shard.tokens) ++counts[static_cast<std::size_t>(token)];
   return counts;
+}
+
+// What TensorBoard is told of a step, at the same steps as metrics.jsonl.
+void tell(EventFile& events, const Json& row) {
+  constexpr std::pair<const char*, const char*> kTags[] = {{"loss", "train/loss"},
+                                                           {"lr", "train/lr"},
+                                                           {"table_lr", "train/table_lr"},
+                                                           {"norm_dense", "train/norm_dense"},
+                                                           {"norm_table", "train/norm_table"},
+                                                           {"tokens_per_s", "train/tokens_per_s"},
+                                                           {"distinct", "train/distinct"},
+                                                           {"router_entropy", "train/router_entropy"},
+                                                           {"balance_loss", "train/balance_loss"},
+                                                           {"eval_loss", "eval/loss"}};
+  for (const auto& [key, tag] : kTags) {
+    if (row.contains(key)) events.scalar(tag, row["step"].get<std::int64_t>(), row[key].get<double>());
+  }
+  events.flush();
 }
 
 // A shard with something to predict.
@@ -175,11 +194,13 @@ class Run {
     write_file_atomic(run_ / kSettingsFile, dump_json(settings_.to_json()));
     write_run_record(run_, record_);
     metrics_.open(metrics_path_, std::ios::app);
+    events_.emplace(run_ / "tensorboard", trainer_->steps_done() + 1);
   }
 
   void log(const Json& row) {
     metrics_ << row.dump() << '\n' << std::flush;
     if (!metrics_) fail(ErrorCode::kIo, "{}: could not be written (disk full?)", metrics_path_.string());
+    tell(*events_, row);
   }
 
   void one_step(Progress& progress) {
@@ -288,6 +309,7 @@ class Run {
   Model model_;
   std::optional<Trainer> trainer_;
   std::ofstream metrics_;
+  std::optional<EventFile> events_;
   std::int64_t saved_step_ = -1;
   TrainSummary summary_;
 };
