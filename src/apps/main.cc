@@ -52,8 +52,8 @@ int main(int argc, char** argv) {
   stem::add_atlas_command(app);
   stem::add_data_command(app);
   stem::add_train_command(app);
-  stem::add_plan_command(app);
   stem::add_resume_command(app);
+  stem::add_plan_command(app);
   stem::add_generate_command(app);
   stem::add_chat_command(app);
   stem::add_eval_command(app);
@@ -62,6 +62,7 @@ int main(int argc, char** argv) {
   stem::add_info_command(app);
   stem::add_diff_command(app);
   stem::add_report_command(app);
+  stem::add_study_command(app);
   std::signal(SIGPIPE, SIG_IGN);  // `stem … | head` ends with a write error, not a signal
   std::signal(SIGXFSZ, SIG_IGN);  // so does a file that grows past its limit (ulimit -f)
   try {
