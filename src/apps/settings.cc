@@ -72,6 +72,8 @@ std::vector<Key> keys_of(Settings& s) {
       {"train.on_spike", "continue, stop, skip or rollback when a loss is out of line", &t.on_spike},
       {"train.precision", "auto, f32 or bf16 (inputs of matrix products)", &s.precision},
       {"train.eval_every", "steps between validations; 0: only at the end", &s.eval_every, 0, 1e9},
+      {"train.eval_shards", "more token shards to validate on: NAME=FILE, separated by commas",
+       &s.eval_shards},
       {"train.checkpoint_every", "steps between checkpoints; 0: none", &s.checkpoint_every, 0, 1e9},
       {"train.keep_checkpoints", "checkpoints to keep", &s.keep_checkpoints, 1, 1e6},
       {"atlas.documents", "training documents of the atlas corpus", &s.atlas.documents, 1, 1e7},

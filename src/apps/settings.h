@@ -28,6 +28,7 @@ struct Settings {
   std::int64_t eval_every = 100;      ///< steps; 0: only at the end
   std::int64_t checkpoint_every = 0;  ///< steps; 0: none
   std::int64_t keep_checkpoints = 2;
+  std::string eval_shards;  ///< more texts to validate on: NAME=FILE, separated by commas
   AtlasOptions atlas;
   std::int64_t score_templates = 0;  ///< score only the first n templates; 0: all
 

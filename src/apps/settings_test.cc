@@ -154,5 +154,52 @@ TEST(SettingsHelp, NamesEveryKey) {
     EXPECT_NE(help.find("  " + key + " "), std::string::npos) << key;
 }
 
+TEST_F(Toml, SettingsOfARunComeBackFromItsJson) {
+  Settings wrote;
+  for (const char* assignment :
+       {"model.stem_layers=1,4", "model.tied=false", "train.lr=1e-5", "train.data_seed=77",
+        "train.table_optimizer=exact", "train.freeze=embed*,tables"})
+    wrote.set(assignment);
+  std::ofstream(path) << dump_json(wrote.to_json());
+  Settings read;
+  read.load_json(path);
+  EXPECT_EQ(read.to_json(), wrote.to_json());
+  const auto verdict = [&](const std::string& text, ErrorCode code) {
+    std::ofstream(path) << text;
+    return message([&] { Settings().load_json(path); }, code);
+  };
+  EXPECT_EQ(verdict(R"({"train.step": 5})", ErrorCode::kUsage),
+            path.string() + ": unknown key train.step (did you mean \"train.steps\"?)");
+  EXPECT_EQ(verdict(R"({"train.steps": [5]})", ErrorCode::kFormat),
+            path.string() + ": train.steps: expected a string, number or boolean, found [5]");
+  EXPECT_NE(verdict("[1]", ErrorCode::kFormat).find(": expected an object"), std::string::npos);
+}
+
+TEST(SettingsModel, AModelToStartFromGivesTheShape) {
+  Settings other;
+  for (const char* assignment : {"model.layers=3", "model.ffn=96", "model.stem_layers=1,2"})
+    other.set(assignment);
+  const ModelConfig config = other.resolve_model(1000);
+  Settings settings;
+  settings.set("train.steps=7");
+  settings.set("model.ffn=96");  // said again: no contradiction
+  settings.adopt_model(config, "m");
+  EXPECT_EQ(config_to_json(settings.resolve_model(1000), ""), config_to_json(config, ""));
+  Settings wrong;
+  wrong.set("model.layers=4");
+  EXPECT_EQ(message([&] { wrong.adopt_model(config, "m"); }, ErrorCode::kMismatch),
+            "settings: model.layers: expected 3 (m's), found 4: leave out what the model fixes");
+}
+
+TEST(SettingsModel, WhatToDoAtASpikeIsChecked) {
+  EXPECT_EQ(resolved({"train.on_spike=panic"}),
+            "train.on_spike: expected continue, stop, skip or rollback, found \"panic\"");
+  EXPECT_EQ(resolved({"train.on_spike=rollback"}),
+            "settings: train.checkpoint_every: expected at least 1 with train.on_spike = rollback");
+  EXPECT_EQ(resolved({"train.on_spike=rollback", "train.checkpoint_every=5"}), "no error");
+  EXPECT_EQ(resolved({"train.table_optimizer=both"}),
+            "train.table_optimizer: expected lazy or exact, found \"both\"");
+}
+
 }  // namespace
 }  // namespace stem

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <sstream>
 
 #include "apps/interrupt.h"
 #include "apps/progress.h"
@@ -131,8 +132,26 @@ class Run {
     config_ = settings_.resolve_model(vocab);
     shard_ = load_text(data_ / kTrainTokens, vocab, tokenizer_digest_);
     held_out_ = load_text(data_ / kHeldOutTokens, vocab, tokenizer_digest_);
+    load_more_held_out(vocab);
     settings_.train.data_digest = to_hex(sha256_file(data_ / kTrainTokens));
     counts_ = frequencies(shard_, vocab);
+  }
+
+  // train.eval_shards: NAME=FILE,…; remembered with absolute paths, so that a run can be resumed anywhere.
+  void load_more_held_out(std::int64_t vocab) {
+    std::string absolute;
+    std::istringstream list(settings_.eval_shards);
+    for (std::string entry; std::getline(list, entry, ',');) {
+      const std::size_t equals = entry.find('=');
+      if (equals == 0 || equals == std::string::npos || equals + 1 == entry.size()) {
+        fail(ErrorCode::kUsage, "train.eval_shards: expected NAME=FILE separated by commas, found \"{}\"",
+             entry);
+      }
+      const fs::path path = fs::absolute(entry.substr(equals + 1)).lexically_normal();
+      more_held_out_.emplace_back(entry.substr(0, equals), load_text(path, vocab, tokenizer_digest_));
+      absolute += (absolute.empty() ? "" : ",") + entry.substr(0, equals + 1) + path.string();
+    }
+    settings_.eval_shards = absolute;
   }
 
   void prepare_folders() {
@@ -220,8 +239,11 @@ class Run {
     if (r.spike) report_spike(r, progress);
     Json row = metrics_row(r);
     const bool last = r.step == settings_.train.steps;
-    if (last || (settings_.eval_every > 0 && r.step % settings_.eval_every == 0))
+    if (last || (settings_.eval_every > 0 && r.step % settings_.eval_every == 0)) {
       row["eval_loss"] = validate(r.step);
+      for (const auto& [name, shard] : more_held_out_)
+        row["eval_losses"][name] = trainer_->evaluate(shard).loss;
+    }
     log(row);
     progress.update(
         r.step,
@@ -304,6 +326,7 @@ class Run {
   RunRecord record_;
   ModelConfig config_;
   TokenShard shard_, held_out_;
+  std::vector<std::pair<std::string, TokenShard>> more_held_out_;
   std::vector<std::int64_t> counts_;
   Manifest draft_;
   Model model_;
