@@ -57,12 +57,13 @@ Shape shape_of(const Options& o) {
   return s;
 }
 
-/// Ids by Zipf's law, p(i) ∝ 1/(i + 1), as one document.
-TokenShard zipf_tokens(std::int64_t count, std::int64_t vocab) {
+/// One document: `counted` ids 0, 1, 2, … and then `count` by Zipf's law, p(i) ∝ 1/(i + 1).
+TokenShard token_stream(std::int64_t counted, std::int64_t count, std::int64_t vocab) {
   std::vector<double> cumulative;
   double total = 0;
   for (std::int64_t i = 0; i < vocab; ++i) cumulative.push_back(total += 1.0 / static_cast<double>(i + 1));
   TokenShard shard;
+  for (std::int64_t i = 0; i < counted; ++i) shard.tokens.push_back(static_cast<std::int32_t>(i % vocab));
   Rng rng(1, 1);
   for (std::int64_t i = 0; i < count; ++i) {
     const double x = rng.uniform() * total;
@@ -70,7 +71,7 @@ TokenShard zipf_tokens(std::int64_t count, std::int64_t vocab) {
         std::min(std::lower_bound(cumulative.begin(), cumulative.end(), x) - cumulative.begin(),
                  static_cast<std::ptrdiff_t>(vocab - 1))));
   }
-  shard.documents.push_back(count);
+  shard.documents.push_back(counted + count);
   return shard;
 }
 
@@ -96,15 +97,15 @@ void run(const Options& o) {
   options.batch.document_mask = false;
   options.lr = options.table_lr = 1e-3;
   options.warmup = 0;
-  TokenShard shard = zipf_tokens(tokens * (o.steps + 1) + 1, shape.model.vocab);
-  if (o.touch_all) {  // every row once, before the timed steps: what a long run's memory looks like
-    fail(ErrorCode::kUsage, "--touch-all: not yet");
-  }
+  // Every row once, before the timed steps: what a long run's memory looks like.
+  const std::int64_t first = o.touch_all ? (shape.model.vocab + tokens - 1) / tokens : 0;
+  const TokenShard shard = token_stream(first * tokens, tokens * (o.steps + 1) + 1, shape.model.vocab);
+  options.steps += first;
   Trainer trainer(context, model, shard, options);
   std::vector<double> seconds, processor;
-  const std::int64_t warm = std::max<std::int64_t>(2, o.steps / 4);
+  const std::int64_t warm = first + std::max<std::int64_t>(2, o.steps / 4);
   double loss = 0;
-  for (std::int64_t i = 0; i < o.steps; ++i) {
+  for (std::int64_t i = 0; i < first + o.steps; ++i) {
     if (i == warm) bench::reset_profile();
     const double before = bench::processor_seconds();
     const StepReport r = trainer.step();

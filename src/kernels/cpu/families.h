@@ -24,6 +24,9 @@ LinearInvariant linear_invariant_kernel();
 using AttentionBackward = decltype(AttentionKernels::attention_backward);
 AttentionBackward attention_backward_kernel();
 
+/// GemmKernels::gemm through oneDNN alone: what the benchmarks compare our own product with.
+decltype(GemmKernels::gemm) library_gemm();
+
 /// The instruction sets that the GEMM library picks from, for example "amx-bf16 avx512".
 std::string gemm_instruction_set();
 

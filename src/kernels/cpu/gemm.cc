@@ -150,17 +150,21 @@ void run_converted(Out c, In a, bool transpose_a, In b, bool transpose_b, bool a
   convert(c, wide_c);
 }
 
-void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add) {
-  require(a.dtype == b.dtype && (a.dtype == DType::f32 || a.dtype == DType::bf16), "gemm takes f32 or bf16");
-  require(c.dtype == a.dtype || c.dtype == DType::f32, "gemm writes its inputs' type or f32");
-  if (c.size() == 0) return;
-  if (a.dtype == DType::bf16 && amx_supported()) return amx_gemm(c, a, transpose_a, b, transpose_b, add);
+void gemm_by_library(Out c, In a, bool transpose_a, In b, bool transpose_b, In add) {
   const bool accumulate = static_cast<bool>(add);
   if (accumulate && add.data != c.data) optimizer_kernels().convert(c, add);
   if (a.dtype == DType::bf16 && !bf16_supported()) {
     return run_converted(c, a, transpose_a, b, transpose_b, accumulate);
   }
   run(c, a, transpose_a, b, transpose_b, accumulate);
+}
+
+void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add) {
+  require(a.dtype == b.dtype && (a.dtype == DType::f32 || a.dtype == DType::bf16), "gemm takes f32 or bf16");
+  require(c.dtype == a.dtype || c.dtype == DType::f32, "gemm writes its inputs' type or f32");
+  if (c.size() == 0) return;
+  if (a.dtype == DType::bf16 && amx_supported()) return amx_gemm(c, a, transpose_a, b, transpose_b, add);
+  gemm_by_library(c, a, transpose_a, b, transpose_b, add);
 }
 
 std::size_t packed_bytes(In b, bool transpose_b) {
@@ -187,6 +191,10 @@ double seconds_of_gemm(Out c, In a, In b) {
 
 GemmKernels gemm_kernels() {
   return {gemm, packed_bytes, amx_pack, gemm_packed, linear_invariant_kernel()};
+}
+
+decltype(GemmKernels::gemm) library_gemm() {
+  return gemm_by_library;
 }
 
 std::string gemm_instruction_set() {

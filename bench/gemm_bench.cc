@@ -1,0 +1,118 @@
+// Times the matrix products of one training step, our own and oneDNN's in turn, and prints one JSON line.
+// bench/gemm_vs_torch compares both with PyTorch.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "core/rng.h"
+#include "core/workspace.h"
+#include "io/json.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/families.h"
+
+namespace stem {
+namespace {
+
+struct Product {
+  const char* name;
+  std::int64_t m, n, k;
+  bool transpose_a, transpose_b, wide;  // wide: c is f32
+  int calls;                            // in a step
+};
+
+// y = x·wᵀ, d_x = d_y·w and d_w = d_yᵀ·x of every linear layer; `stem` of the `layers` have no up-projection.
+std::vector<Product> products_of(const std::string& config) {
+  const bool small = config == "small";
+  if (!small && config != "medium")
+    fail(ErrorCode::kUsage, "--config: expected small or medium, found \"{}\"", config);
+  const std::int64_t n = 2048, d = small ? 256 : 512, f = small ? 704 : 1408, qkv = small ? 768 : 1024,
+                     v = small ? 8192 : 32000;
+  const int layers = small ? 6 : 8, stem = small ? 2 : 3, dense = layers - stem;
+  return {{"qkv y", n, qkv, d, false, true, false, layers},
+          {"qkv dx", n, d, qkv, false, false, false, layers},
+          {"qkv dw", qkv, d, n, true, false, true, layers},
+          {"o y", n, d, d, false, true, true, layers},
+          {"o dx", n, d, d, false, false, false, layers},
+          {"o dw", d, d, n, true, false, true, layers},
+          {"gate y", n, f, d, false, true, false, stem},
+          {"gate dx", n, d, f, false, false, false, stem},
+          {"gate dw", f, d, n, true, false, true, stem},
+          {"gate_up y", n, 2 * f, d, false, true, false, dense},
+          {"gate_up dx", n, d, 2 * f, false, false, false, dense},
+          {"gate_up dw", 2 * f, d, n, true, false, true, dense},
+          {"down y", n, d, f, false, true, true, layers},
+          {"down dx", n, f, d, false, false, false, layers},
+          {"down dw", d, f, n, true, false, true, layers},
+          {"head y", 512, v, d, false, true, true, 4},
+          {"head dx", 512, d, v, false, false, false, 4},
+          {"head dw", v, d, 512, true, false, true, 4}};
+}
+
+Tensor random_tensor(DType dtype, std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
+  Tensor wide(DType::f32, rows, cols);
+  Rng rng(seed, 1);
+  for (std::int64_t i = 0; i < rows * cols; ++i)
+    wide.view.row<float>(0)[i] = static_cast<float>(2.0 * rng.uniform() - 1.0);
+  if (dtype == DType::f32) return wide;
+  Tensor narrow(dtype, rows, cols);
+  cpu_kernels().optimizer.convert(narrow, wide);
+  return narrow;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void run(const std::string& config, const std::string& dtype, int threads, int repeats) {
+  set_cpu_threads(threads);
+  const DType type = dtype == "bf16" ? DType::bf16 : DType::f32;
+  const auto own = cpu_kernels().gemm.gemm, library = cpu::library_gemm();
+  Json products = Json::array();
+  for (const Product& p : products_of(config)) {
+    const Tensor a = random_tensor(type, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, 1),
+                 b = random_tensor(type, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, 2);
+    const Tensor c(p.wide ? DType::f32 : type, p.m, p.n);
+    const auto seconds = [&](auto gemm) {
+      const auto start = std::chrono::steady_clock::now();
+      gemm(c, a, p.transpose_a, b, p.transpose_b, In{});
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    seconds(own), seconds(library);
+    std::vector<double> ours, theirs;
+    for (int i = 0; i < repeats; ++i) ours.push_back(seconds(own)), theirs.push_back(seconds(library));
+    products.push_back({{"name", p.name},
+                        {"m", p.m},
+                        {"n", p.n},
+                        {"k", p.k},
+                        {"transpose_a", p.transpose_a},
+                        {"transpose_b", p.transpose_b},
+                        {"calls", p.calls},
+                        {"seconds", median(ours)},
+                        {"library_seconds", median(theirs)}});
+  }
+  std::printf("%s\n", Json{{"config", config}, {"dtype", dtype}, {"threads", threads}, {"products", products}}
+                          .dump()
+                          .c_str());
+}
+
+}  // namespace
+}  // namespace stem
+
+int main(int argc, char** argv) {
+  CLI::App app("Times the matrix products of one training step; one JSON line");
+  std::string config = "small", dtype = "bf16";
+  int threads = 2, repeats = 20;
+  app.add_option("--config", config, "small or medium");
+  app.add_option("--dtype", dtype, "bf16 or f32");
+  app.add_option("--threads", threads, "threads")->check(CLI::Range(1, 1024));
+  app.add_option("--repeats", repeats, "calls of each product")->check(CLI::Range(1, 100000));
+  CLI11_PARSE(app, argc, argv);
+  try {
+    stem::run(config, dtype, threads, repeats);
+  } catch (const stem::Error& e) {
+    std::fprintf(stderr, "gemm_bench: %s\n", e.what());
+    return 1;
+  }
+}
