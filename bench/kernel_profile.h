@@ -73,6 +73,7 @@ inline Kernels profiled(Kernels kernels) {
   wrap_kernel<21>(kernels.optimizer.convert, "convert");
   wrap_kernel<22>(kernels.gemm.pack, "gemm_pack");
   wrap_kernel<23>(kernels.gemm.gemm_packed, "gemm_packed");
+  wrap_kernel<24>(kernels.gemm.gemm_group, "gemm_group");
   return kernels;
 }
 

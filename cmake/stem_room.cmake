@@ -36,6 +36,10 @@ function(stem_room ROOM)
     set(KIND INTERFACE)
   endif()
   target_link_libraries(stem_${NAME} ${KIND} stem_flags ${ARG_LIBS})
+  # Commands and pages wait for files and people: what they gain from more optimisation, the build would lose twice.
+  if(ROOM MATCHES "^(apps|report)$")
+    target_compile_options(stem_${NAME} PRIVATE $<$<CONFIG:Release>:-O1>)
+  endif()
   foreach(DEP ${ARG_DEPS})
     string(REPLACE "/" "_" DEP ${DEP})
     target_link_libraries(stem_${NAME} ${KIND} stem_${DEP})
@@ -48,6 +52,7 @@ function(stem_test_program NAME)
   cmake_parse_arguments(ARG "" "LABEL" "SOURCES;LIBS" ${ARGN})
   add_executable(${NAME} ${ARG_SOURCES})
   target_link_libraries(${NAME} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gtest_main)
+  target_compile_options(${NAME} PRIVATE $<$<CONFIG:Release>:-O1>)  # the rooms that they test are optimised; they need not be
   target_compile_definitions(${NAME} PRIVATE STEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}" STEM_BINARY_DIR="${CMAKE_BINARY_DIR}")
   gtest_discover_tests(${NAME} TEST_PREFIX "${NAME}." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 900)

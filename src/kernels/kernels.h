@@ -23,11 +23,25 @@
 
 namespace stem {
 
+/// One product c = add + op(a) · op(b) of a group.
+struct GemmCall {
+  Out c;
+  In a;
+  bool transpose_a = false;
+  In b;
+  bool transpose_b = false;
+  In add;
+};
+
 struct GemmKernels {
   /// c = add + op(a) · op(b); a null `add` is zeros, and it may be c itself. op is transposition when the
   /// flag is set. a and b have one dtype (bf16, f32, f64); c is that dtype or wide, add has c's. Accumulation
   /// in f32 (f64).
   void (*gemm)(Out c, In a, bool transpose_a, In b, bool transpose_b, In add);
+
+  /// Independent products, as gemm one by one: for those too small to be shared between threads each by
+  /// itself.
+  void (*gemm_group)(std::span<const GemmCall> calls);
 
   /// gemm with one b for several products: bytes of b's packed form (0: the backend has none for this dtype,
   /// call gemm), packing into 64-byte aligned memory, and the product, which reads of b only its shape. The

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "ops/glu.h"
 #include "ops/linear.h"
@@ -34,6 +35,23 @@ Out rows_of(const Dispatch& d, std::int64_t e, Out sorted) {
 Out expert_of(Out all, std::int64_t e, std::int64_t experts) {
   const std::int64_t rows = all.rows / experts;
   return all.slice_rows(e * rows, rows);
+}
+
+// Every expert's layer on its own rows; `w` [E·out, in] stacks their matrices.
+void experts_linear_forward(const Context& ctx, const Dispatch& d, Out y, Out x, Out w) {
+  std::vector<LinearPart> parts;
+  for (std::int64_t e = 0; e < d.experts; ++e)
+    parts.push_back({rows_of(d, e, y), rows_of(d, e, x), Weight{expert_of(w, e, d.experts)}});
+  linear_forward_group(ctx, parts);
+}
+
+void experts_linear_backward(const Context& ctx, const Dispatch& d, Out d_x, Out d_w, Out d_y, Out x, Out w) {
+  std::vector<LinearGradientPart> parts;
+  for (std::int64_t e = 0; e < d.experts; ++e) {
+    parts.push_back({rows_of(d, e, d_x), expert_of(d_w, e, d.experts), rows_of(d, e, d_y), rows_of(d, e, x),
+                     Weight{expert_of(w, e, d.experts)}});
+  }
+  linear_backward_group(ctx, parts);
 }
 
 // The rows in use, of matrices that have room for every padding.
@@ -115,16 +133,10 @@ void experts_forward(const Context& ctx, const Model& model, std::size_t l, cons
     dispatch_forward(ctx, saved.experts.in.slice_rows(0, d.row_count()), saved.normed_ffn, d);
   }
   const ExpertsSaved s = in_use(saved.experts);
-  for (std::int64_t e = 0; e < d.experts; ++e) {
-    linear_forward(ctx, rows_of(d, e, s.gate_up), rows_of(d, e, s.in),
-                   Weight{expert_of(w.experts_gate_up, e, d.experts)});
-  }
+  experts_linear_forward(ctx, d, s.gate_up, s.in, w.experts_gate_up);
   const std::int64_t f = s.hidden.cols;
   swiglu_forward(ctx, s.hidden, s.gate_up.slice_cols(0, f), s.gate_up.slice_cols(f, f));
-  for (std::int64_t e = 0; e < d.experts; ++e) {
-    linear_forward(ctx, rows_of(d, e, s.out), rows_of(d, e, s.hidden),
-                   Weight{expert_of(w.experts_down, e, d.experts)});
-  }
+  experts_linear_forward(ctx, d, s.out, s.hidden, w.experts_down);
   const Timed routing(stats.seconds);
   combine_forward(ctx, x, s.out, s.mix, d);
   add_statistics(ctx, model.config, s, stats);
@@ -149,20 +161,12 @@ void experts_backward(const Context& ctx, const Model& model, std::size_t l, Out
   }
   const std::int64_t f = s.hidden.cols;
   const Out d_hidden = memory.matrix(narrow, s.hidden.rows, f);
-  for (std::int64_t e = 0; e < d.experts; ++e) {
-    linear_backward(ctx, rows_of(d, e, d_hidden), expert_of(d_w.experts_down, e, d.experts),
-                    rows_of(d, e, d_out), rows_of(d, e, s.hidden),
-                    Weight{expert_of(w.experts_down, e, d.experts)});
-  }
+  experts_linear_backward(ctx, d, d_hidden, d_w.experts_down, d_out, s.hidden, w.experts_down);
   const Out d_gate_up = memory.matrix(narrow, s.gate_up.rows, 2 * f);
   swiglu_backward(ctx, d_gate_up.slice_cols(0, f), d_gate_up.slice_cols(f, f), d_hidden,
                   s.gate_up.slice_cols(0, f), s.gate_up.slice_cols(f, f));
   const Out d_in = d_out;  // read for the last time above
-  for (std::int64_t e = 0; e < d.experts; ++e) {
-    linear_backward(ctx, rows_of(d, e, d_in), expert_of(d_w.experts_gate_up, e, d.experts),
-                    rows_of(d, e, d_gate_up), rows_of(d, e, s.in),
-                    Weight{expert_of(w.experts_gate_up, e, d.experts)});
-  }
+  experts_linear_backward(ctx, d, d_in, d_w.experts_gate_up, d_gate_up, s.in, w.experts_gate_up);
   const Timed routing(stats.seconds);
   if (w.router) {
     const Out d_logits = memory.matrix(wide, d.positions, d.experts);

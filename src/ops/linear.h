@@ -1,6 +1,8 @@
 // y = x Wᵀ and its gradients.
 #pragma once
 
+#include <span>
+
 #include "ops/context.h"
 
 namespace stem {
@@ -26,6 +28,22 @@ void packed_linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, cons
 /// d_x [N, in] = d_y · w (overwrites; skipped when null), d_w [out, in] += d_yᵀ · x (wide; skipped when
 /// null). d_y [N, out] and x have the weight's dtype.
 void linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, const Weight& w);
+
+/// One linear layer of a group, as linear_forward without `add` and linear_backward take it.
+struct LinearPart {
+  Out y;
+  In x;
+  Weight w;
+};
+struct LinearGradientPart {
+  Out d_x, d_w;
+  In d_y, x;
+  Weight w;
+};
+/// Independent layers at once (experts): the same results as one by one, with all threads at work on all of
+/// them.
+void linear_forward_group(const Context&, std::span<const LinearPart> parts);
+void linear_backward_group(const Context&, std::span<const LinearGradientPart> parts);
 
 /// dst = src in dst's dtype (f32 to bf16 rounds to nearest even).
 void convert(const Context&, Out dst, In src);

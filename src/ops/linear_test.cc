@@ -53,7 +53,7 @@ TEST_F(LinearTest, AccumulateAddsToTheResidual) {
   const Tensor before = random_tensor(f64, 5, 3, rng);
   Tensor sum = copy_of(before);
   linear_forward(ctx, y, x, {w});
-  linear_forward(ctx, sum, x, {w}, true);
+  linear_forward(ctx, sum, x, {w}, sum);
   for (std::int64_t n = 0; n < 5; ++n) {
     for (std::int64_t o = 0; o < 3; ++o) EXPECT_DOUBLE_EQ(get(sum, n, o), get(before, n, o) + get(y, n, o));
   }
@@ -66,6 +66,25 @@ TEST_F(LinearTest, NullGradientsAreSkipped) {
   linear_backward(ctx, Out{}, only_w, d_y, x, {w});
   EXPECT_TRUE(same_bits(only_x, d_x));
   EXPECT_TRUE(same_bits(only_w, d_w));
+}
+
+TEST_F(LinearTest, GroupsGiveWhatTheirPartsGive) {
+  const Tensor v = random_tensor(f64, 4, 7, rng), d_out = random_tensor(f64, 5, 3, rng),
+               d_z = random_tensor(f64, 5, 4, rng);
+  Tensor z(f64, 5, 4), want_z(f64, 5, 4), want_y(f64, 5, 3);
+  const LinearPart parts[] = {{y, x, {w}}, {z, x, {v}}};
+  linear_forward_group(ctx, parts);
+  linear_forward(ctx, want_y, x, {w});
+  linear_forward(ctx, want_z, x, {v});
+  EXPECT_TRUE(same_bits(y, want_y) && same_bits(z, want_z));
+
+  Tensor d_t(f64, 5, 7), d_u(f64, 5, 7), d_v(f64, 3, 7), want_x(f64, 5, 7), want_u(f64, 5, 7),
+      want_w(f64, 3, 7);
+  const LinearGradientPart gradients[] = {{d_t, d_v, d_out, x, {w}}, {d_u, Out{}, d_z, x, {v}}};
+  linear_backward_group(ctx, gradients);
+  linear_backward(ctx, want_x, want_w, d_out, x, {w});
+  linear_backward(ctx, want_u, Out{}, d_z, x, {v});
+  EXPECT_TRUE(same_bits(d_t, want_x) && same_bits(d_u, want_u) && same_bits(d_v, want_w));
 }
 
 TEST_F(LinearTest, NoRowsChangeNothing) {
@@ -81,7 +100,7 @@ TEST_F(LinearTest, InferenceTakesTheInvariantKernelAndWideInput) {
   static int gemms;
   gemms = 0;
   Kernels counting = reference_kernels();
-  counting.gemm.gemm = [](Out, In, bool, In, bool, bool) { ++gemms; };
+  counting.gemm.gemm = [](Out, In, bool, In, bool, In) { ++gemms; };
   const Context inference{.kernels = &counting, .inference = true}, training{.kernels = &counting};
   const Tensor narrow_w = random_tensor(DType::bf16, 3, 7, rng),
                wide_x = random_tensor(DType::f32, 5, 7, rng);

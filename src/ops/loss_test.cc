@@ -138,7 +138,7 @@ TEST_F(LossTest, NarrowHeadsTakeNarrowLogitGradients) {
 
 TEST_F(LossTest, InferenceUsesTheInvariantKernel) {
   Kernels broken = reference_kernels();
-  broken.gemm.gemm = [](Out, In, bool, In, bool, bool) { FAIL(); };
+  broken.gemm.gemm = [](Out, In, bool, In, bool, In) { FAIL(); };
   const Context inference{.kernels = &broken, .workspace = &workspace, .inference = true};
   lm_head_loss_forward(inference, loss, x, {head}, targets);
   EXPECT_GT(get(loss, 0, 0), 0.0);

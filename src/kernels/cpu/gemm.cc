@@ -167,6 +167,14 @@ void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add) {
   gemm_by_library(c, a, transpose_a, b, transpose_b, add);
 }
 
+void gemm_group(std::span<const GemmCall> calls) {
+  const bool tiles = amx_supported() && std::all_of(calls.begin(), calls.end(), [](const GemmCall& g) {
+                       return g.a.dtype == DType::bf16 && g.b.dtype == DType::bf16;
+                     });
+  if (tiles) return amx_gemm_group(calls);
+  for (const GemmCall& g : calls) gemm(g.c, g.a, g.transpose_a, g.b, g.transpose_b, g.add);
+}
+
 std::size_t packed_bytes(In b, bool transpose_b) {
   return b.dtype == DType::bf16 && amx_supported() ? amx_packed_bytes(b, transpose_b) : 0;
 }
@@ -190,7 +198,7 @@ double seconds_of_gemm(Out c, In a, In b) {
 }  // namespace
 
 GemmKernels gemm_kernels() {
-  return {gemm, packed_bytes, amx_pack, gemm_packed, linear_invariant_kernel()};
+  return {gemm, gemm_group, packed_bytes, amx_pack, gemm_packed, linear_invariant_kernel()};
 }
 
 decltype(GemmKernels::gemm) library_gemm() {

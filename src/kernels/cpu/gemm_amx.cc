@@ -2,7 +2,7 @@
 // contiguous in k. k runs in blocks of kc so that a panel of a stays in the first-level cache.
 #include "kernels/cpu/gemm_amx.h"
 
-#include <omp.h>
+#include <vector>
 
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/cpu.h"
@@ -95,6 +95,75 @@ void multiply_rows(const Product& p, std::int64_t first) {
   }
 }
 
+// b is packed in parts, in the order in which it lies in memory.
+std::int64_t pack_parts(const In& b) {
+  return blocks(b.rows);
+}
+
+void pack_part(bf16* to, const In& b, bool transposed, std::int64_t part) {
+  const std::int64_t steps = blocks(transposed ? b.cols : b.rows);
+  for (std::int64_t other = 0; other < blocks(b.cols); ++other) {
+    const std::int64_t step = transposed ? other : part, column = transposed ? part : other;
+    pack_columns(to + (column * steps + step) * 2 * kTile, b, transposed, step * kBlock, column * kBlock);
+  }
+}
+
+/// A part of the packing, or a task of the multiplying, of one product.
+struct Work {
+  std::int32_t product, part;
+};
+
+/// All products: every thread packs its share of all b (unless `packed` is that of the only product), then
+/// multiplies.
+void multiply_all(std::span<const GemmCall> calls, const bf16* packed) {
+  thread_local std::vector<Product> product_store;
+  thread_local std::vector<Work> pack_store, task_store;
+  thread_local Buffer memory;
+  product_store.clear(), pack_store.clear(), task_store.clear();
+  std::int64_t values = 0, rows = 0, work = 0;
+  for (const GemmCall& g : calls) {
+    rows += g.c.rows;
+    work += g.c.size() * (g.transpose_a ? g.a.rows : g.a.cols);
+    if (packed == nullptr)
+      values += static_cast<std::int64_t>(amx_packed_bytes(g.b, g.transpose_b) / sizeof(bf16));
+  }
+  bf16* next = thread_memory<bf16>(memory, values);
+  // Every thread should get several tasks, so that a core that lags behind does not hold up the others.
+  std::int64_t task_rows = kRowsPerTask;
+  while (task_rows > 2 * kBlock && rows < task_rows * cpu_threads() * 4) task_rows -= kBlock;
+  for (const GemmCall& g : calls) {
+    const auto product = static_cast<std::int32_t>(product_store.size());
+    const std::int64_t depth = g.transpose_a ? g.a.rows : g.a.cols, steps = blocks(depth);
+    const std::int64_t parts = std::max<std::int64_t>(1, (steps * kBlock + kMaxDepth - 1) / kMaxDepth);
+    product_store.push_back({g.c, g.a, g.transpose_a, packed == nullptr ? next : packed, g.c.rows, g.c.cols,
+                             depth, std::max<std::int64_t>(1, (steps + parts - 1) / parts) * kBlock,
+                             task_rows, g.add});
+    if (packed == nullptr) {
+      next += amx_packed_bytes(g.b, g.transpose_b) / sizeof(bf16);
+      for (std::int32_t i = 0; i < pack_parts(g.b); ++i) pack_store.push_back({product, i});
+    }
+    for (std::int32_t i = 0; i * task_rows < g.c.rows; ++i) task_store.push_back({product, i});
+  }
+  const Product* const products = product_store.data();
+  const Work *const packs = pack_store.data(), *const tasks = task_store.data();
+  const auto pack_count = static_cast<std::int64_t>(pack_store.size()),
+             task_count = static_cast<std::int64_t>(task_store.size());
+#pragma omp parallel if (work > kParallelElements * 64)
+  {
+    static constexpr TileConfig kTiles{};
+    _tile_loadconfig(&kTiles);
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < pack_count; ++i) {
+      const GemmCall& g = calls[static_cast<std::size_t>(packs[i].product)];
+      pack_part(const_cast<bf16*>(products[packs[i].product].b), g.b, g.transpose_b, packs[i].part);
+    }
+#pragma omp for schedule(dynamic, 1)
+    for (std::int64_t i = 0; i < task_count; ++i)
+      multiply_rows(products[tasks[i].product], tasks[i].part * task_rows);
+    _tile_release();
+  }
+}
+
 bool request_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
@@ -118,50 +187,17 @@ std::size_t amx_packed_bytes(In b, bool transpose_b) {
 }
 
 void amx_pack(void* to, In b, bool transpose_b) {
-  const std::int64_t depth = transpose_b ? b.cols : b.rows, cols = transpose_b ? b.rows : b.cols;
-  // In the order in which b lies in memory.
-  const std::int64_t steps = blocks(depth), columns = blocks(cols);
-  const auto pack = [&](std::int64_t step, std::int64_t column) {
-    pack_columns(static_cast<bf16*>(to) + (column * steps + step) * 2 * kTile, b, transpose_b, step * kBlock,
-                 column * kBlock);
-  };
 #pragma omp parallel for schedule(static) if (b.size() > kParallelElements)
-  for (std::int64_t i = 0; i < (transpose_b ? columns : steps); ++i) {
-    for (std::int64_t j = 0; j < (transpose_b ? steps : columns); ++j) transpose_b ? pack(j, i) : pack(i, j);
-  }
+  for (std::int64_t i = 0; i < pack_parts(b); ++i) pack_part(static_cast<bf16*>(to), b, transpose_b, i);
 }
 
 void amx_gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add, const void* packed) {
-  Product p{c,
-            a,
-            transpose_a,
-            static_cast<const bf16*>(packed),
-            c.rows,
-            c.cols,
-            transpose_a ? a.rows : a.cols,
-            0,
-            kRowsPerTask,
-            add};
-  if (packed == nullptr) {
-    thread_local Buffer memory;
-    auto* const mine = thread_memory<bf16>(
-        memory, static_cast<std::int64_t>(amx_packed_bytes(b, transpose_b) / sizeof(bf16)));
-    amx_pack(mine, b, transpose_b);
-    p.b = mine;
-  }
-  const std::int64_t steps = blocks(p.depth), parts = (steps * kBlock + kMaxDepth - 1) / kMaxDepth;
-  p.kc = (steps + parts - 1) / parts * kBlock;
-  // Every thread should get several tasks, so that a core that lags behind does not hold up the others.
-  while (p.task_rows > 2 * kBlock && p.rows < p.task_rows * cpu_threads() * 4) p.task_rows -= kBlock;
-  const std::int64_t tasks = (p.rows + p.task_rows - 1) / p.task_rows;
-#pragma omp parallel
-  {
-    static constexpr TileConfig kTiles{};
-    _tile_loadconfig(&kTiles);
-#pragma omp for schedule(dynamic, 1)
-    for (std::int64_t t = 0; t < tasks; ++t) multiply_rows(p, t * p.task_rows);
-    _tile_release();
-  }
+  const GemmCall call{c, a, transpose_a, b, transpose_b, add};
+  multiply_all({&call, 1}, static_cast<const bf16*>(packed));
+}
+
+void amx_gemm_group(std::span<const GemmCall> calls) {
+  multiply_all(calls, nullptr);
 }
 
 #pragma GCC pop_options
@@ -179,6 +215,9 @@ void amx_pack(void*, In, bool) {
 }
 void amx_gemm(Out, In, bool, In, bool, In, const void*) {
   require(false, "amx_gemm without AMX");
+}
+void amx_gemm_group(std::span<const GemmCall>) {
+  require(false, "amx_gemm_group without AMX");
 }
 
 #endif

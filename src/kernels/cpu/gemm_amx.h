@@ -2,8 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
-#include "core/view.h"
+#include "kernels/kernels.h"
 
 namespace stem::cpu {
 
@@ -14,6 +15,9 @@ bool amx_supported();
 /// Each element of c has one summation order, whatever the number of threads. `packed`, when given, is what
 /// amx_pack made of b.
 void amx_gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add, const void* packed = nullptr);
+
+/// Independent products in one go: threads share all of them, first the packing, then the multiplying.
+void amx_gemm_group(std::span<const GemmCall> calls);
 
 /// Bytes of the packed form of op(b) [K, N]: tiles of 32 × 32 in the order in which amx_gemm reads them,
 /// zero-padded.

@@ -45,6 +45,23 @@ TEST(Gemm, ProductsOfSeveralBlocks) {
   }
 }
 
+TEST(Gemm, GroupsGiveTheSameBits) {
+  const GemmKernels& gemm = cpu_kernels().gemm;
+  for (const DType type : {DType::bf16, DType::f32}) {
+    const Matrix x = Matrix(type, 300, 96).randomise(1), w = Matrix(type, 64, 96, 2).randomise(2),
+                 d_y = Matrix(type, 300, 64).randomise(3);
+    Matrix y(type, 300, 64), d_x(type, 300, 96), want_y(type, 300, 64), want_x(type, 300, 96);
+    Matrix d_w = Matrix(DType::f32, 64, 96).randomise(4), want_w = Matrix(DType::f32, 64, 96).randomise(4);
+    const GemmCall calls[] = {
+        {y, x, false, w, true, {}}, {d_x, d_y, false, w, false, {}}, {d_w, d_y, true, x, false, d_w}};
+    gemm.gemm_group(std::span<const GemmCall>(calls));
+    gemm.gemm(want_y, x, false, w, true, {});
+    gemm.gemm(want_x, d_y, false, w, false, {});
+    gemm.gemm(want_w, d_y, true, x, false, want_w);
+    EXPECT_TRUE(same_bits(y, want_y) && same_bits(d_x, want_x) && same_bits(d_w, want_w));
+  }
+}
+
 TEST(Gemm, PackedGivesTheSameBits) {
   const GemmKernels& gemm = cpu_kernels().gemm;
   for (const bool tb : {false, true}) {

@@ -27,6 +27,10 @@ void gemm(Out c, In a, bool transpose_a, In b, bool transpose_b, In add) {
   }
 }
 
+void gemm_group(std::span<const GemmCall> calls) {
+  for (const GemmCall& g : calls) gemm(g.c, g.a, g.transpose_a, g.b, g.transpose_b, g.add);
+}
+
 std::size_t packed_bytes(In, bool) {
   return 0;
 }
@@ -84,6 +88,7 @@ void rms_norm_backward(Out d_x, Out copy, Out d_weight, In d_y, In x, In weight,
 
 GemmKernels gemm_kernels() {
   return {.gemm = gemm,
+          .gemm_group = gemm_group,
           .packed_bytes = packed_bytes,
           .pack = pack,
           .gemm_packed = gemm_packed,
