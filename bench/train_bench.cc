@@ -149,6 +149,7 @@ void run(const Options& o) {
       {"processor_ms", 1e3 * median(processor)},
       {"gemm_share", share_of({0, 22, 23, 24})},
       {"rows_optimizer_ms", 1e3 * bench::kernel_times[19].seconds / static_cast<double>(seconds.size())},
+      {"flops_per_token", 3 * counted.flops_per_token},
       {"gflop_per_s", 3 * counted.flops_per_token * static_cast<double>(tokens) / median(seconds) * 1e-9},
       {"peak_rss_mb", usage.ru_maxrss / 1024},
       {"loss", loss}};
