@@ -366,12 +366,12 @@ class CheckpointTest(unittest.TestCase):
             self.expect(stem("generate", model, "-p", "the"), 1, message)
 
     def test_tokenizer_and_model_that_do_not_belong_together(self):
-        text = self.folder / "long.jsonl"
+        text = self.folder / "letters.jsonl"
         rng = random.Random(3)
         text.write_text("".join(json.dumps({"text": "".join(rng.choices("abcdefgh ", k=60))}) + "\n" for _ in range(300)))
-        self.expect(stem("data", "text", text, "-o", self.folder / "long", "--vocab", 400))
+        self.expect(stem("data", "text", text, "-o", self.folder / "letters", "--vocab", 400))
         model = self.model("foreign")
-        shutil.copy(self.folder / "long" / "tokenizer.json", model)
+        shutil.copy(self.folder / "letters" / "tokenizer.json", model)
         self.expect(stem("generate", model, "-p", "the"), 1, "tokenizer.json: expected")
         vouch(model)
         self.expect(stem("generate", model, "-p", "the"), 1, "tokenizer and model do not belong together")

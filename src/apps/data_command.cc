@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/progress.h"
+#include "apps/run_files.h"
 #include "core/rng.h"
 #include "data/chat.h"
 #include "data/text_source.h"
@@ -70,6 +71,7 @@ void print(const DataSummary& s, const std::string& out, bool json) {
 }
 
 void run_text(const TextCommandOptions& o) {
+  require_no_model(o.out);
   std::vector<std::string> documents;
   TextOptions options;
   options.jsonl_field = o.field;
@@ -131,6 +133,7 @@ void run_chat_data(const ChatCommandOptions& o) {
   if (o.tokenizer.empty() == o.model.empty())
     fail(ErrorCode::kUsage, "data chat: expected --tokenizer FILE or --model DIR, found {}",
          o.model.empty() ? "neither" : "both");
+  require_no_model(o.out);
   std::vector<Conversation> all;
   for (const std::string& input : o.inputs) {
     std::vector<Conversation> more = parse_conversations(read_file(input), input);
@@ -190,6 +193,7 @@ void run_atlas_data(const AtlasCommandOptions& o) {
   Settings settings;
   if (!o.config.empty()) settings.load_toml(o.config);
   for (const std::string& assignment : o.assignments) settings.set(assignment);
+  require_no_model(o.out);
   print(write_atlas_data(o.out, find_share("data/atlas", o.source), settings), o.out, o.json);
 }
 

@@ -59,8 +59,8 @@ void run_where(const WhereOptions& o) {
                    count_text(static_cast<std::int64_t>(a.offset + s * row_bytes)));
       }
       if (row.contains("updates"))
-        fmt::print("  seen {} times in training, updated in {} steps\n", count_text(row["frequency"]),
-                   count_text(row["updates"]));
+        fmt::print("  seen {} times in the training text, updated in {} steps\n",
+                   count_text(row["frequency"]), count_text(row["updates"]));
     }
   }
   if (o.json) fmt::print("{}", dump_json(result));

@@ -13,9 +13,10 @@ constexpr auto kTerminalInterval = std::chrono::milliseconds(100);
 constexpr auto kLogInterval = std::chrono::milliseconds(10'000);
 }  // namespace
 
-Progress::Progress(std::string title, std::int64_t total, bool quiet)
+Progress::Progress(std::string title, std::int64_t total, bool quiet, std::int64_t before)
     : title_(std::move(title)),
       total_(std::max<std::int64_t>(total, 1)),
+      before_(before),
       quiet_(quiet),
       terminal_(isatty(STDERR_FILENO) == 1),
       start_(std::chrono::steady_clock::now()),
@@ -34,8 +35,11 @@ void Progress::update(std::int64_t done, const std::string& detail) {
   open_ = true;
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   const double share = static_cast<double>(done) / static_cast<double>(total_);
-  const std::string left =
-      is_last || share <= 0 ? duration_text(elapsed) : duration_text(elapsed / share - elapsed) + " left";
+  const std::string left = is_last || done <= before_
+                               ? duration_text(elapsed)
+                               : duration_text(elapsed * static_cast<double>(total_ - done) /
+                                               static_cast<double>(done - before_)) +
+                                     " left";
   const int filled = static_cast<int>(share * kBarWidth);
   std::string bar;
   for (int i = 0; i < kBarWidth; ++i) bar += i < filled ? "█" : "░";

@@ -9,8 +9,8 @@ namespace stem {
 
 class Progress {
  public:
-  /// `total` units of work; `quiet` prints nothing.
-  Progress(std::string title, std::int64_t total, bool quiet = false);
+  /// `total` units of work, `before` of them done earlier (a resumed run); `quiet` prints nothing.
+  Progress(std::string title, std::int64_t total, bool quiet = false, std::int64_t before = 0);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -21,7 +21,7 @@ class Progress {
 
  private:
   std::string title_;
-  std::int64_t total_;
+  std::int64_t total_, before_;
   bool quiet_, terminal_, open_ = false;
   std::chrono::steady_clock::time_point start_, last_;
 };

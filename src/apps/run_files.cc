@@ -51,6 +51,13 @@ RunPaths find_run(const std::filesystem::path& given) {
   return {run, path};
 }
 
+void require_no_model(const std::filesystem::path& folder) {
+  if (std::filesystem::exists(folder / "stem.json"))
+    fail(ErrorCode::kUsage,
+         "{}: expected a folder of its own, found a model (stem.json), which it would damage",
+         folder.string());
+}
+
 std::string checkpoint_name(std::int64_t step) {
   return fmt::format("step-{:08}", step);
 }

@@ -32,6 +32,10 @@ struct RunPaths {
 };
 RunPaths find_run(const std::filesystem::path& given);
 
+/// Throws kUsage where `folder` is a model's: files that its manifest does not name, or a changed tokenizer,
+/// would make that model unreadable.
+void require_no_model(const std::filesystem::path& folder);
+
 /// "step-00000012".
 std::string checkpoint_name(std::int64_t step);
 /// Removes all but the newest `keep` checkpoints; names sort by step.

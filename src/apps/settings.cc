@@ -54,7 +54,7 @@ std::vector<Key> keys_of(Settings& s) {
       {"train.tokens_per_step", "tokens in a batch", &t.batch.tokens_per_step, 2, kCount},
       {"train.accumulate", "micro-batches that a step's batch is cut into, to save memory", &t.accumulate, 1,
        kCount},
-      {"train.sequence", "longest sequence in tokens", &t.batch.max_sequence, 1, kCount},
+      {"train.sequence", "longest sequence in tokens", &t.batch.max_sequence, 2, kCount},
       {"train.document_mask", "attention stays inside a document", &t.batch.document_mask},
       {"train.data_seed", "seed of the data order", &t.batch.seed, 0, 1e15},
       {"train.seed", "seed of the weights", &t.seed, 0, 1e15},

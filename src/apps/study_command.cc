@@ -83,6 +83,7 @@ class Study {
 
   // Runs of another data directory would be skipped as done: a folder belongs to one.
   void check_folder() const {
+    require_no_model(out_);
     const fs::path path = out_ / kResultsFile;
     if (!fs::exists(path)) return;
     const Json before = parse_json(read_file(path), path.string());
@@ -120,7 +121,9 @@ class Study {
       throw;
     } catch (const Error& e) {
       // A run that cannot go on because of its numbers is a result, any other fault is not.
-      if (!fs::exists(directory / kMetricsFile) || !read_outcome(run, directory).diverged) throw;
+      if (e.code() == ErrorCode::kIo || !fs::exists(directory / kMetricsFile) ||
+          !read_outcome(run, directory).diverged)
+        throw;
       write_file_atomic(directory / kDivergedFile, fmt::format("{}\n", e.what()));
     }
     fs::remove_all(directory / "checkpoints");  // of a finished run; they would be most of a study's bytes

@@ -4,6 +4,7 @@
 
 #include "apps/commands.h"
 #include "apps/progress.h"
+#include "apps/run_files.h"
 #include "apps/train_run.h"
 #include "core/error.h"
 
@@ -16,11 +17,23 @@ struct Options {
   bool resume = false, json = false, quiet = false;
 };
 
+// Without --resume a run starts anew and removes what the last one under this name had saved.
+void require_no_checkpoint(const std::filesystem::path& model) {
+  const std::filesystem::path run = run_directory(model), latest = run / "checkpoints" / "latest";
+  if (!std::filesystem::is_symlink(std::filesystem::symlink_status(latest))) return;
+  fail(
+      ErrorCode::kUsage,
+      "{}: expected no checkpoints of an earlier run, found {}: go on with it (stem resume {}), or remove {} "
+      "to train anew",
+      run.string(), std::filesystem::read_symlink(latest).string(), model.string(), run.string());
+}
+
 void run_train(const Options& o) {
   Settings settings;
   if (!o.config.empty()) settings.load_toml(o.config);
   for (const std::string& assignment : o.assignments) settings.set(assignment);
   if (!o.on_spike.empty()) settings.set("train.on_spike=" + o.on_spike);
+  if (!o.resume) require_no_checkpoint(o.out);
   Runtime runtime;
   const TrainSummary s = train_run(runtime, o.data, o.out, settings, {o.resume, o.quiet || o.json, o.from});
   print_training(o.out, settings, s, o.json);
@@ -40,6 +53,11 @@ void print_training(const std::filesystem::path& model, const Settings& settings
                                 {"tokens_per_s", s.tokens_per_second},
                                 {"gemm_dtype", name_of(s.precision.narrow)},
                                 {"validation_loss", validation}}));
+    return;
+  }
+  if (s.steps.empty()) {
+    fmt::print("{}: nothing left to do, all {} steps were made; validation loss {:.4f}\n", model.string(),
+               count_text(settings.train.steps), validation);
     return;
   }
   fmt::print("{}: {} tokens in {} ({} tokens/s, {} products), validation loss {:.4f}\n", model.string(),

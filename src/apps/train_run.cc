@@ -97,7 +97,7 @@ class Run {
     if (options_.resume) trainer_->read_state(latest());
     open_logs();
     const InterruptGuard interrupts;
-    Progress progress("training", settings_.train.steps, options_.quiet);
+    Progress progress("training", settings_.train.steps, options_.quiet, trainer_->steps_done());
     if (!options_.resume && settings_.train.on_spike == name_of(OnSpike::rollback)) save_checkpoint();
     while (trainer_->steps_done() < settings_.train.steps) one_step(progress);
     progress.finish();
@@ -127,6 +127,7 @@ class Run {
     if (!record_.from.empty()) {  // the shape is that of the model, padded vocabulary included
       const ModelConfig from = config_of(options_.resume ? latest() : record_.from);
       settings_.adopt_model(from, record_.from.string());
+      if (!options_.resume) require_tokenizer(read_manifest(record_.from), record_.from);
       vocab = from.vocab;
     }
     config_ = settings_.resolve_model(vocab);
@@ -173,12 +174,15 @@ class Run {
   LoadedModel load(const fs::path& directory) {
     model_ = {};  // never two models in memory
     LoadedModel loaded = load_model_directory(directory, context_, {true, true, summary_.precision});
-    if (loaded.manifest.tokenizer && to_hex(*loaded.manifest.tokenizer) != tokenizer_digest_) {
-      fail(ErrorCode::kMismatch, "{}: SHA-256: expected {} ({}), found {}: another tokenizer",
-           (data_ / kTokenizerFile).string(), to_hex(*loaded.manifest.tokenizer),
-           options_.resume ? "the checkpoint's" : directory.string() + "'s", tokenizer_digest_);
-    }
+    require_tokenizer(loaded.manifest, directory);
     return loaded;
+  }
+
+  void require_tokenizer(const Manifest& manifest, const fs::path& model) const {
+    if (!manifest.tokenizer || to_hex(*manifest.tokenizer) == tokenizer_digest_) return;
+    fail(ErrorCode::kMismatch, "{}: SHA-256: expected {} ({}), found {}: another tokenizer",
+         (data_ / kTokenizerFile).string(), to_hex(*manifest.tokenizer),
+         options_.resume ? "the checkpoint's" : model.string() + "'s", tokenizer_digest_);
   }
 
   void load_start() {
@@ -230,6 +234,7 @@ class Run {
       progress.finish();
       log(metrics_row(stop.report()));
       save_checkpoint();
+      if (settings_.train.on_spike == name_of(OnSpike::skip)) throw;  // skipping did not help
       throw Error(stop.code(), fmt::format("{}; to leave such steps out: stem resume {} --on-spike skip",
                                            stop.what(), target_.string()));
     }
