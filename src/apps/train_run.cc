@@ -1,5 +1,7 @@
 #include "apps/train_run.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <sstream>
@@ -8,6 +10,7 @@
 #include "apps/progress.h"
 #include "apps/row_health.h"
 #include "apps/run_files.h"
+#include "apps/train_plan.h"
 #include "io/digest.h"
 #include "io/file.h"
 #include "report/event_file.h"
@@ -84,6 +87,7 @@ class Run {
 
   TrainSummary train() {
     load_texts();
+    require_memory();
     prepare_folders();
     summary_.precision = training_precision(
         settings_.precision, config_, settings_.train.batch.tokens_per_step / settings_.train.accumulate);
@@ -114,6 +118,22 @@ class Run {
       fail(ErrorCode::kNotFound, "{}: expected a checkpoint to resume from, found none", link.string());
     }
     return fs::canonical(link);
+  }
+
+  // Told before anything is allocated: the system would end the process without a word.
+  void require_memory() const {
+    const TrainPlan plan = plan_training(settings_, config_, {DType::f32, DType::f32});
+    const double machine =
+        static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    if (plan.memory_bytes <= machine) return;
+    const auto largest =
+        std::max_element(plan.memory.begin(), plan.memory.end(),
+                         [](const MemoryPart& a, const MemoryPart& b) { return a.bytes < b.bytes; });
+    fail(
+        ErrorCode::kUsage,
+        "training: memory: expected a plan of at most {} (this machine's), found {}, most of it {}; see stem "
+        "plan-train, train.accumulate and train.tokens_per_step",
+        bytes_text(machine), bytes_text(plan.memory_bytes), largest->name);
   }
 
   void load_texts() {
