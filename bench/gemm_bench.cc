@@ -1,12 +1,10 @@
 // Times the matrix products of one training step, our own and oneDNN's in turn, and prints one JSON line.
 // bench/gemm_vs_torch compares both with PyTorch.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
-#include "core/rng.h"
-#include "core/workspace.h"
+#include "bench/sample.h"
 #include "io/json.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/families.h"
@@ -49,30 +47,14 @@ std::vector<Product> products_of(const std::string& config) {
           {"head dw", v, d, 512, true, false, true, 4}};
 }
 
-Tensor random_tensor(DType dtype, std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
-  Tensor wide(DType::f32, rows, cols);
-  Rng rng(seed, 1);
-  for (std::int64_t i = 0; i < rows * cols; ++i)
-    wide.view.row<float>(0)[i] = static_cast<float>(2.0 * rng.uniform() - 1.0);
-  if (dtype == DType::f32) return wide;
-  Tensor narrow(dtype, rows, cols);
-  cpu_kernels().optimizer.convert(narrow, wide);
-  return narrow;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 void run(const std::string& config, const std::string& dtype, int threads, int repeats) {
   set_cpu_threads(threads);
   const DType type = dtype == "bf16" ? DType::bf16 : DType::f32;
   const auto own = cpu_kernels().gemm.gemm, library = cpu::library_gemm();
   Json products = Json::array();
   for (const Product& p : products_of(config)) {
-    const Tensor a = random_tensor(type, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, 1),
-                 b = random_tensor(type, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, 2);
+    const Tensor a = bench::random_tensor(type, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, 1),
+                 b = bench::random_tensor(type, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, 2);
     const Tensor c(p.wide ? DType::f32 : type, p.m, p.n);
     const auto seconds = [&](auto gemm) {
       const auto start = std::chrono::steady_clock::now();
@@ -89,8 +71,8 @@ void run(const std::string& config, const std::string& dtype, int threads, int r
                         {"transpose_a", p.transpose_a},
                         {"transpose_b", p.transpose_b},
                         {"calls", p.calls},
-                        {"seconds", median(ours)},
-                        {"library_seconds", median(theirs)}});
+                        {"seconds", bench::median(ours)},
+                        {"library_seconds", bench::median(theirs)}});
   }
   std::printf("%s\n", Json{{"config", config}, {"dtype", dtype}, {"threads", threads}, {"products", products}}
                           .dump()

@@ -10,24 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "core/rng.h"
-#include "core/workspace.h"
+#include "bench/sample.h"
 #include "kernels/cpu/cpu.h"
 
 namespace stem {
 namespace {
-
-Tensor random_tensor(DType dtype, std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
-  Tensor wide(DType::f32, rows, cols);
-  Rng rng(seed, 1);
-  for (std::int64_t i = 0; i < rows * cols; ++i) {
-    wide.view.row<float>(0)[i] = static_cast<float>(2.0 * rng.uniform() - 1.0);
-  }
-  if (dtype == DType::f32) return wide;
-  Tensor narrow(dtype, rows, cols);
-  cpu_kernels().optimizer.convert(narrow, wide);
-  return narrow;
-}
 
 /// With one thread its own processor time, so that other programs do not count; with more the wall clock.
 double now() {
@@ -71,8 +58,8 @@ std::vector<Segment> split(std::int64_t tokens, std::int64_t length) {
 void bench_gemm(const Sizes& s, DType type) {
   const auto& gemm = cpu_kernels().gemm;
   const auto product = [&](const char* name, std::int64_t rows, std::int64_t in, std::int64_t out) {
-    const Tensor x = random_tensor(type, rows, in, 1), w = random_tensor(type, out, in, 2);
-    const Tensor d_y = random_tensor(type, rows, out, 3);
+    const Tensor x = bench::random_tensor(type, rows, in, 1), w = bench::random_tensor(type, out, in, 2);
+    const Tensor d_y = bench::random_tensor(type, rows, out, 3);
     const Tensor y(type, rows, out), y_wide(DType::f32, rows, out), d_x(type, rows, in),
         d_w(DType::f32, out, in);
     const double flop = 2.0 * static_cast<double>(rows * in * out);
@@ -88,15 +75,15 @@ void bench_gemm(const Sizes& s, DType type) {
   product("down", s.tokens, s.inner, s.width);
   product("head", 512, s.width, s.vocabulary);
   for (const std::int64_t rows : {1, 4, 64, 512}) {
-    const Tensor x = random_tensor(DType::f32, rows, s.width, 1),
-                 w = random_tensor(type, s.inner, s.width, 2);
+    const Tensor x = bench::random_tensor(DType::f32, rows, s.width, 1),
+                 w = bench::random_tensor(type, s.inner, s.width, 2);
     const Tensor y(DType::f32, rows, s.inner);
     const std::string label = "invariant gate " + std::string(name_of(type)) + " M=" + std::to_string(rows);
     report(label, 2.0 * static_cast<double>(rows * s.width * s.inner), "GFLOP/s",
            [&] { gemm.linear_invariant(y, x, w, false); });
   }
-  const Tensor x = random_tensor(DType::f32, 1, s.width, 1),
-               w = random_tensor(type, s.vocabulary, s.width, 2);
+  const Tensor x = bench::random_tensor(DType::f32, 1, s.width, 1),
+               w = bench::random_tensor(type, s.vocabulary, s.width, 2);
   const Tensor y(DType::f32, 1, s.vocabulary);
   report("invariant head " + std::string(name_of(type)) + " M=1",
          static_cast<double>(s.vocabulary * s.width * size_of(type)), "GB/s",
@@ -105,7 +92,7 @@ void bench_gemm(const Sizes& s, DType type) {
 
 void bench_attention(const Sizes& s, DType type) {
   const Heads heads{s.width / 32, s.width / 32, 32};
-  const auto make = [&](std::uint64_t seed) { return random_tensor(type, s.tokens, s.width, seed); };
+  const auto make = [&](std::uint64_t seed) { return bench::random_tensor(type, s.tokens, s.width, seed); };
   const Tensor q = make(1), k = make(2), v = make(3), d_y = make(4), y = make(5), d_q = make(6),
                d_k = make(7), d_v = make(8);
   const Tensor lse(DType::f32, s.tokens, heads.query);
@@ -139,20 +126,22 @@ void bench_elementwise(const Sizes& s, DType type) {
   };
   const double narrow = static_cast<double>(size_of(type));
   {
-    const Tensor x = random_tensor(DType::f32, n, s.width, 1), w = random_tensor(DType::f32, 1, s.width, 2);
+    const Tensor x = bench::random_tensor(DType::f32, n, s.width, 1),
+                 w = bench::random_tensor(DType::f32, 1, s.width, 2);
     const Tensor y(type, n, s.width), inv(DType::f32, 1, n), d_x(DType::f32, n, s.width),
         d_w(DType::f32, 1, s.width);
     report("rms_norm forward " + dtype, bytes(4 + narrow, n * s.width), "GB/s",
            [&] { kernels.norm.rms_norm_forward(y, inv, x, w, 1e-5); });
     report("rms_norm backward " + dtype, bytes(12 + narrow, n * s.width), "GB/s",
            [&] { kernels.norm.rms_norm_backward(d_x, {}, d_w, y, x, w, inv); });
-    const Tensor angles = random_tensor(DType::f32, n, 32, 3);
+    const Tensor angles = bench::random_tensor(DType::f32, n, 32, 3);
     std::vector<std::int32_t> positions(static_cast<std::size_t>(n));
     for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int32_t>(i);
     report("rope " + dtype, bytes(2 * narrow, n * s.width), "GB/s",
            [&] { kernels.rope.rope(y, s.width / 32, angles, positions, false); });
   }
-  const Tensor gate = random_tensor(type, n, s.inner, 1), up = random_tensor(type, n, s.inner, 2);
+  const Tensor gate = bench::random_tensor(type, n, s.inner, 1),
+               up = bench::random_tensor(type, n, s.inner, 2);
   const Tensor h(type, n, s.inner), d_gate(type, n, s.inner), d_up(type, n, s.inner);
   report("swiglu forward " + dtype, bytes(3 * narrow, n * s.inner), "GB/s",
          [&] { kernels.glu.swiglu_forward(h, gate, up); });
@@ -160,7 +149,8 @@ void bench_elementwise(const Sizes& s, DType type) {
          [&] { kernels.glu.swiglu_backward(d_gate, d_up, h, gate, up); });
   // A token at every third position, as in text; f32 rows, as in training.
   const std::int64_t distinct = n / 3;
-  const Tensor table = random_tensor(DType::f32, distinct, s.inner, 3), grads(DType::f32, distinct, s.inner);
+  const Tensor table = bench::random_tensor(DType::f32, distinct, s.inner, 3),
+               grads(DType::f32, distinct, s.inner);
   std::vector<RowPointer> at;
   for (std::int64_t i = 0; i < n; ++i) at.push_back({table.view.row<float>(i * 7 % distinct)});
   std::vector<std::int32_t> offsets{0}, positions;
@@ -178,7 +168,7 @@ void bench_elementwise(const Sizes& s, DType type) {
   report("stem backward " + dtype, bytes(3 * narrow + 8, n * s.inner), "GB/s",
          [&] { kernels.glu.stem_backward(d_gate, d_rows, h, gate, rows); });
   {
-    const Tensor logits = random_tensor(DType::f32, 512, s.vocabulary, 4), loss(DType::f32, 1, 512);
+    const Tensor logits = bench::random_tensor(DType::f32, 512, s.vocabulary, 4), loss(DType::f32, 1, 512);
     const Tensor d(type, 512, s.vocabulary);
     const std::vector<std::int32_t> targets(512, 1);
     const std::vector<float> weights(512, 0.1f);

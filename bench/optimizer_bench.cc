@@ -8,7 +8,7 @@
 #include <cstdio>
 
 #include "bench/kernel_profile.h"
-#include "core/rng.h"
+#include "bench/sample.h"
 #include "io/json.h"
 #include "kernels/cpu/cpu.h"
 #include "train/optimizer.h"
@@ -65,29 +65,17 @@ class TableRun {
 };
 
 /// The distinct ids of a batch by Zipf's law, ascending.
-std::vector<std::int32_t> distinct_ids(const std::vector<double>& cumulative, std::int64_t tokens, Rng& rng) {
+std::vector<std::int32_t> distinct_ids(const bench::ZipfIds& zipf, std::int64_t tokens, Rng& rng) {
   std::vector<std::int32_t> ids;
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    const double x = rng.uniform() * cumulative.back();
-    const auto id = std::lower_bound(cumulative.begin(), cumulative.end(), x) - cumulative.begin();
-    ids.push_back(static_cast<std::int32_t>(
-        std::min<std::ptrdiff_t>(id, static_cast<std::ptrdiff_t>(cumulative.size()) - 1)));
-  }
+  for (std::int64_t i = 0; i < tokens; ++i) ids.push_back(zipf.draw(rng));
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 void run(const Options& o) {
   set_cpu_threads(o.threads);
-  std::vector<double> cumulative;
-  double total = 0;
-  for (std::int64_t i = 0; i < o.small; ++i) cumulative.push_back(total += 1.0 / static_cast<double>(i + 1));
+  const bench::ZipfIds zipf(o.small);
   const Tensor gradient(DType::f32, o.tokens, o.record);
   Rng values(1, 2);
   for (std::int64_t i = 0; i < gradient.view.size(); ++i)
@@ -99,7 +87,7 @@ void run(const Options& o) {
     Rng rng(1, 1);
     std::size_t distinct = 0;
     for (std::int64_t step = 0; step < o.steps; ++step) {
-      const auto ids = distinct_ids(cumulative, o.tokens, rng);
+      const auto ids = distinct_ids(zipf, o.tokens, rng);
       distinct += ids.size();
       const double a = small.step(ids, gradient), b = large.step(ids, gradient);
       if (step < o.steps / 2) continue;
@@ -107,9 +95,9 @@ void run(const Options& o) {
       seconds[1].push_back(b);
     }
     line[exact ? "exact" : "lazy"] = {{"distinct", distinct / static_cast<std::size_t>(o.steps)},
-                                      {std::to_string(o.small), 1e3 * median(seconds[0])},
-                                      {std::to_string(o.large), 1e3 * median(seconds[1])},
-                                      {"ratio", median(seconds[1]) / median(seconds[0])}};
+                                      {std::to_string(o.small), 1e3 * bench::median(seconds[0])},
+                                      {std::to_string(o.large), 1e3 * bench::median(seconds[1])},
+                                      {"ratio", bench::median(seconds[1]) / bench::median(seconds[0])}};
   }
   std::printf("%s\n", line.dump().c_str());
 }

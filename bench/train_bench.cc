@@ -11,7 +11,7 @@
 #include <cstdio>
 
 #include "bench/kernel_profile.h"
-#include "core/rng.h"
+#include "bench/sample.h"
 #include "io/json.h"
 #include "kernels/cpu/cpu.h"
 #include "model/model.h"
@@ -59,25 +59,13 @@ Shape shape_of(const Options& o) {
 
 /// One document: `counted` ids 0, 1, 2, … and then `count` by Zipf's law, p(i) ∝ 1/(i + 1).
 TokenShard token_stream(std::int64_t counted, std::int64_t count, std::int64_t vocab) {
-  std::vector<double> cumulative;
-  double total = 0;
-  for (std::int64_t i = 0; i < vocab; ++i) cumulative.push_back(total += 1.0 / static_cast<double>(i + 1));
   TokenShard shard;
   for (std::int64_t i = 0; i < counted; ++i) shard.tokens.push_back(static_cast<std::int32_t>(i % vocab));
+  const bench::ZipfIds ids(vocab);
   Rng rng(1, 1);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const double x = rng.uniform() * total;
-    shard.tokens.push_back(static_cast<std::int32_t>(
-        std::min(std::lower_bound(cumulative.begin(), cumulative.end(), x) - cumulative.begin(),
-                 static_cast<std::ptrdiff_t>(vocab - 1))));
-  }
+  for (std::int64_t i = 0; i < count; ++i) shard.tokens.push_back(ids.draw(rng));
   shard.documents.push_back(counted + count);
   return shard;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 void run(const Options& o) {
@@ -144,13 +132,14 @@ void run(const Options& o) {
       {"dense", o.dense},
       {"vocab", shape.model.vocab},
       {"threads", o.threads},
-      {"tokens_per_s", static_cast<double>(tokens) / median(seconds)},
-      {"step_ms", 1e3 * median(seconds)},
-      {"processor_ms", 1e3 * median(processor)},
+      {"tokens_per_s", static_cast<double>(tokens) / bench::median(seconds)},
+      {"step_ms", 1e3 * bench::median(seconds)},
+      {"processor_ms", 1e3 * bench::median(processor)},
       {"gemm_share", share_of({0, 22, 23, 24})},
       {"rows_optimizer_ms", 1e3 * bench::kernel_times[19].seconds / static_cast<double>(seconds.size())},
       {"flops_per_token", 3 * counted.flops_per_token},
-      {"gflop_per_s", 3 * counted.flops_per_token * static_cast<double>(tokens) / median(seconds) * 1e-9},
+      {"gflop_per_s",
+       3 * counted.flops_per_token * static_cast<double>(tokens) / bench::median(seconds) * 1e-9},
       {"peak_rss_mb", usage.ru_maxrss / 1024},
       {"loss", loss}};
   std::printf("%s\n", line.dump().c_str());
