@@ -16,12 +16,15 @@
 
 #include "core/workspace.h"
 
-// GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake (its bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")
+// Around code that uses the tiles. GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a
+// mistake (its bug 105593).
+#define STEM_AMX_BEGIN                                                                       \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") \
+      _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") _Pragma("GCC push_options")      \
+          _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16\")")
+#define STEM_AMX_END _Pragma("GCC pop_options") _Pragma("GCC diagnostic pop")
+
+STEM_AMX_BEGIN
 
 namespace stem::cpu::amx {
 
@@ -102,38 +105,33 @@ inline void store_tile(bf16* to, const __m512i (&r)[16]) {
   for (int i = 0; i < 16; ++i) _mm512_store_si512(to + i * 32, r[i]);
 }
 
-/// Packs columns [n, n + 32) of op(b) [K, N] at 32 k: two tiles of pairs.
-inline void pack_columns(bf16* to, const In& b, bool transposed, std::int64_t k, std::int64_t n) {
-  const std::int64_t depth = transposed ? b.cols : b.rows, cols = transposed ? b.rows : b.cols;
-  const auto* data = static_cast<const bf16*>(b.data);
-  for (const std::int64_t col : {n, n + 16}) {
+/// Two tiles of 32 lines × 32 k. A line is a row of a or a column of b; lines lie along m's rows when
+/// `along_rows`, else along its columns. In tiles of pairs (b's) k runs down, in tiles of rows (a's) across.
+inline void pack_lines(bf16* to, const In& m, bool along_rows, bool pairs, std::int64_t line,
+                       std::int64_t k) {
+  const std::int64_t lines = along_rows ? m.rows : m.cols, depth = along_rows ? m.cols : m.rows;
+  const auto* data = static_cast<const bf16*>(m.data);
+  for (const std::int64_t first : {line, line + 16}) {
     __m512i r[16];
-    if (transposed) {
-      load_rows(r, data + col * b.stride + k, b.stride, cols - col, depth - k);
-      transpose(r);
+    if (along_rows) {
+      load_rows(r, data + first * m.stride + k, m.stride, lines - first, depth - k);
     } else {
-      load_pairs(r, data + k * b.stride + col, b.stride, depth - k, cols - col);
+      load_pairs(r, data + k * m.stride + first, m.stride, depth - k, lines - first);
     }
+    if (along_rows == pairs) transpose(r);
     store_tile(to, r);
     to += kTile;
   }
 }
 
+/// Packs columns [n, n + 32) of op(b) [K, N] at 32 k: two tiles of pairs.
+inline void pack_columns(bf16* to, const In& b, bool transposed, std::int64_t k, std::int64_t n) {
+  pack_lines(to, b, transposed, true, n, k);
+}
+
 /// Packs rows [m, m + 32) of op(a) [M, K] at 32 k: two tiles of 16 rows.
 inline void pack_rows(bf16* to, const In& a, bool transposed, std::int64_t m, std::int64_t k) {
-  const std::int64_t rows = transposed ? a.cols : a.rows, depth = transposed ? a.rows : a.cols;
-  const auto* data = static_cast<const bf16*>(a.data);
-  for (const std::int64_t row : {m, m + 16}) {
-    __m512i r[16];
-    if (transposed) {
-      load_pairs(r, data + k * a.stride + row, a.stride, depth - k, rows - row);
-      transpose(r);
-    } else {
-      load_rows(r, data + row * a.stride + k, a.stride, rows - row, depth - k);
-    }
-    store_tile(to, r);
-    to += kTile;
-  }
+  pack_lines(to, a, !transposed, false, m, k);
 }
 
 /// A panel of 32 rows of a as the tile loads see it.
@@ -221,8 +219,7 @@ T* thread_memory(Buffer& buffer, std::int64_t count) {
 
 }  // namespace stem::cpu::amx
 
-#pragma GCC pop_options
-#pragma GCC diagnostic pop
+STEM_AMX_END
 
 #else
 #define STEM_HAS_AMX 0

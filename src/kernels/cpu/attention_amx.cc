@@ -20,10 +20,7 @@ namespace stem::cpu {
 
 #if STEM_HAS_AMX
 
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")
+STEM_AMX_BEGIN
 
 namespace {
 
@@ -464,7 +461,7 @@ void amx_attention_backward(Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v,
   }
 }
 
-#pragma GCC pop_options
+STEM_AMX_END
 
 #else
 

@@ -18,10 +18,7 @@ namespace stem::cpu {
 
 #if STEM_HAS_AMX
 
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")
+STEM_AMX_BEGIN
 
 namespace {
 
@@ -200,7 +197,7 @@ void amx_gemm_group(std::span<const GemmCall> calls) {
   multiply_all(calls, nullptr);
 }
 
-#pragma GCC pop_options
+STEM_AMX_END
 
 #else
 
