@@ -3,13 +3,10 @@
 #include <cmath>
 #include <fstream>
 
-#include "core/rng.h"
 #include "io/safetensors.h"
 
 namespace stem {
 namespace {
-
-constexpr std::uint64_t kTableStream = 1u << 20;  // that of init_table, which a test compares with
 
 void overwrite(const std::filesystem::path& path, const std::string& tensor, const Context& ctx, In weights,
                const RowState& state) {
@@ -40,18 +37,12 @@ InitialRecords::InitialRecords(const ModelConfig& config, const std::filesystem:
 }
 
 void InitialRecords::read(std::int64_t token, std::span<float> record) const {
-  const auto cols = static_cast<std::uint64_t>(record.size());
   if (table_ != nullptr) {
     const auto width = static_cast<std::size_t>(config_.ffn);
     for (std::int64_t layer = 0; layer < config_.stem_layer_count(); ++layer)
       table_->read_row(token, layer, record.subspan(static_cast<std::size_t>(layer) * width, width));
-  } else if (config_.variant == FfnVariant::stem_additive) {
-    std::fill(record.begin(), record.end(), 0.0f);
   } else {
-    const Rng rng(seed_, kTableStream);
-    const double sigma = std::sqrt(2.0 / static_cast<double>(config_.vocab + config_.ffn));
-    const auto first = static_cast<std::uint64_t>(token) * cols;
-    for (std::uint64_t i = 0; i < cols; ++i) record[i] = static_cast<float>(sigma * rng.normal_at(first + i));
+    init_table(matrix(record.data(), 1, static_cast<std::int64_t>(record.size())), config_, seed_, token);
   }
 }
 

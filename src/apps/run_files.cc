@@ -52,10 +52,9 @@ RunPaths find_run(const std::filesystem::path& given) {
 }
 
 void require_no_model(const std::filesystem::path& folder) {
-  if (std::filesystem::exists(folder / "stem.json"))
-    fail(ErrorCode::kUsage,
-         "{}: expected a folder of its own, found a model (stem.json), which it would damage",
-         folder.string());
+  if (std::filesystem::exists(folder / kManifestName))
+    fail(ErrorCode::kUsage, "{}: expected a folder of its own, found a model ({}), which it would damage",
+         folder.string(), kManifestName);
 }
 
 std::string checkpoint_name(std::int64_t step) {

@@ -14,6 +14,8 @@ namespace stem {
 inline constexpr const char* kMetricsFile = "metrics.jsonl";
 inline constexpr const char* kSettingsFile = "settings.json";
 inline constexpr const char* kRunFile = "run.json";
+inline constexpr const char* kCheckpoints = "checkpoints";  ///< folder of checkpoint_name(step)
+inline constexpr const char* kLatest = "latest";            ///< in it, a link to the newest
 
 /// Where a run's inputs are: what `stem resume` needs besides the settings.
 struct RunRecord {

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "apps/model_directory.h"
+#include "apps/run_files.h"
 #include "apps/train_plan.h"
 #include "io/file.h"
 
@@ -26,7 +27,7 @@ std::vector<Json> read_metrics(const std::filesystem::path& path) {
 std::filesystem::path config_of(const std::filesystem::path& run) {
   std::filesystem::path model = run;
   if (model.extension() == ".run") model.replace_extension();
-  for (const auto& place : {model / kConfigFile, run / "checkpoints" / "latest" / kConfigFile}) {
+  for (const auto& place : {model / kConfigFile, run / kCheckpoints / kLatest / kConfigFile}) {
     if (std::filesystem::exists(place)) return place;
   }
   return {};
@@ -50,17 +51,16 @@ Json planned_memory(const Json& settings, const ModelConfig& config) {
 
 RunLog read_run_log(const std::filesystem::path& given) {
   const std::filesystem::path run =
-      std::filesystem::exists(given / "metrics.jsonl") ? given : run_directory(given);
-  if (!std::filesystem::exists(run / "metrics.jsonl")) {
-    fail(ErrorCode::kNotFound,
-         "{}: expected a training run (metrics.jsonl) or the model that one made, found neither",
-         given.string());
+      std::filesystem::exists(given / kMetricsFile) ? given : run_directory(given);
+  if (!std::filesystem::exists(run / kMetricsFile)) {
+    fail(ErrorCode::kNotFound, "{}: expected a training run ({}) or the model that one made, found neither",
+         given.string(), kMetricsFile);
   }
   RunLog log;
   log.name = given.string();
-  const std::string settings = (run / "settings.json").string();
+  const std::string settings = (run / kSettingsFile).string();
   log.config = parse_json(read_file(settings), settings);
-  log.metrics = read_metrics(run / "metrics.jsonl");
+  log.metrics = read_metrics(run / kMetricsFile);
   if (const auto path = config_of(run); !path.empty()) {
     const ModelConfig config = config_from_json(parse_json(read_file(path), path.string()), path.string());
     const Accounting a = account(config);

@@ -105,7 +105,7 @@ class Study {
            "{}: {}: expected {} (these settings), found {}: a study's folder holds one study", path.string(),
            key, shown(value), found.is_object() && found.contains(key) ? shown(found[key]) : "nothing");
     }
-    return fs::exists(model_of(run) / "stem.json") || fs::exists(directory / kDivergedFile);
+    return fs::exists(model_of(run) / kManifestName) || fs::exists(directory / kDivergedFile);
   }
 
   void one_run(Runtime& runtime, std::size_t i) {
@@ -113,7 +113,7 @@ class Study {
     const Settings settings = settings_of(variants_[run.variant], run);
     if (is_done(run, settings)) return;
     const fs::path model = model_of(run), directory = run_directory(model);
-    const bool resume = fs::exists(directory / "checkpoints" / "latest");
+    const bool resume = fs::exists(directory / kCheckpoints / kLatest);
     try {
       train_run(runtime, o_.data, model, settings, resume, true);
     } catch (Interrupted& stopped) {

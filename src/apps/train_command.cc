@@ -19,7 +19,7 @@ struct Options {
 
 // Without --resume a run starts anew and removes what the last one under this name had saved.
 void require_no_checkpoint(const std::filesystem::path& model) {
-  const std::filesystem::path run = run_directory(model), latest = run / "checkpoints" / "latest";
+  const std::filesystem::path run = run_directory(model), latest = run / kCheckpoints / kLatest;
   if (!std::filesystem::is_symlink(std::filesystem::symlink_status(latest))) return;
   fail(
       ErrorCode::kUsage,

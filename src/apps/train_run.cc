@@ -20,8 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kLatest = "latest";
-
 std::vector<std::int64_t> frequencies(const TokenShard& shard, std::int64_t vocab) {
   std::vector<std::int64_t> counts(static_cast<std::size_t>(vocab), 0);
   for (const std::int32_t token : shard.tokens) ++counts[static_cast<std::size_t>(token)];
@@ -79,7 +77,7 @@ class Run {
         data_(data),
         target_(model_directory),
         run_(run_directory(model_directory)),
-        checkpoints_(run_ / "checkpoints"),
+        checkpoints_(run_ / kCheckpoints),
         settings_(settings),
         options_(options),
         tokenizer_json_(read_file(data / kTokenizerFile)),

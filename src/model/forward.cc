@@ -303,20 +303,22 @@ void forward_loss(const Context& ctx, const Model& model, const Activations& a,
   lm_head_loss_forward(ctx, loss, a.normed_final, Weight{model.gemm_weights().head}, targets);
 }
 
-void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups, Gradients& g) {
+void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups, Gradients& g,
+                       FrozenRows frozen) {
   const ModelConfig& c = model.config;
   const DType wide = model.precision.wide;
   if (!g.dense.flat)
     g.dense = DenseTensors(c, wide);
   else
     g.dense.buffer.clear();
-  const auto zeroed = [&](std::int64_t cols) {
+  const auto zeroed = [&](bool without, std::int64_t cols) {
+    if (without) return Out{nullptr, wide, 0, cols, cols};
     const Out m = ctx.workspace->matrix(wide, groups.distinct(), cols);
     std::memset(m.data, 0, static_cast<std::size_t>(m.size() * size_of(wide)));
     return m;
   };
-  g.rows = c.stem_layer_count() > 0 ? zeroed(c.table_shape().record()) : Out{};
-  g.embedding = c.tied ? Out{} : zeroed(c.width);
+  g.rows = c.stem_layer_count() > 0 ? zeroed(frozen.table, c.table_shape().record()) : Out{};
+  g.embedding = c.tied ? Out{} : zeroed(frozen.embedding, c.width);
 }
 
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,

@@ -97,9 +97,15 @@ struct Gradients {
   Out embedding;  ///< [R, D] wide, only when untied; accumulates
 };
 
-/// Zeroes gradients.dense and takes zeroed row gradients for `groups` from ctx.workspace.
+/// Row-sparse matrices that a training leaves alone.
+struct FrozenRows {
+  bool table = false, embedding = false;
+};
+
+/// Zeroes gradients.dense and takes zeroed row gradients for `groups` from ctx.workspace. Frozen rows keep
+/// their width and get no memory: the backward then leaves them out (TokenGroups::gradients).
 void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups,
-                       Gradients& gradients);
+                       Gradients& gradients, FrozenRows frozen = {});
 
 /// Loss per token [1, N] (cross entropy alone) and all gradients, after forward_hidden on the same batch in
 /// training mode.

@@ -20,11 +20,12 @@ void store(Out view, std::int64_t row, std::int64_t col, double value) {
     view.row<float>(row)[col] = static_cast<float>(value);
 }
 
-void fill_normal(Out view, double sigma, bool truncated, const Rng& rng) {
+// `view` holds the rows from `first` on of what the stream fills.
+void fill_normal(Out view, double sigma, bool truncated, const Rng& rng, std::int64_t first = 0) {
   const auto total = static_cast<std::uint64_t>(view.size());
   for (std::int64_t r = 0; r < view.rows; ++r) {
     for (std::int64_t c = 0; c < view.cols; ++c) {
-      auto counter = static_cast<std::uint64_t>(r * view.cols + c);
+      auto counter = static_cast<std::uint64_t>((first + r) * view.cols + c);
       double z = rng.normal_at(counter);
       while (truncated && std::abs(z) > 3.0)
         z = rng.normal_at(counter += total);  // redraw, 0.3 % of the values
@@ -57,14 +58,15 @@ void Model::refresh_compute(const Context& ctx) {
   if (precision.narrow != precision.wide) convert(ctx, compute.flat, weights.flat);
 }
 
-void init_table(Out records, const ModelConfig& c, std::uint64_t seed) {
+void init_table(Out records, const ModelConfig& c, std::uint64_t seed, std::int64_t first) {
   if (c.variant == FfnVariant::stem_additive) {
     for (std::int64_t r = 0; r < records.rows; ++r) {
       for (std::int64_t i = 0; i < records.cols; ++i) store(records, r, i, 0.0);
     }
     return;
   }
-  fill_normal(records, std::sqrt(2.0 / static_cast<double>(c.vocab + c.ffn)), false, Rng(seed, kTableStream));
+  fill_normal(records, std::sqrt(2.0 / static_cast<double>(c.vocab + c.ffn)), false, Rng(seed, kTableStream),
+              first);
 }
 
 void init_weights(Model& model, std::uint64_t seed) {

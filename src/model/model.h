@@ -46,7 +46,8 @@ struct Model {
 /// Xavier normal σ = √(2/(V+F)). A stem_additive table starts at zero. Every tensor has its own random
 /// stream: the same for any thread count.
 void init_weights(Model& model, std::uint64_t seed);
-/// Fills records [V, S, F] with the initial table of this seed (the control of inspections).
-void init_table(Out records, const ModelConfig& config, std::uint64_t seed);
+/// Fills records [n, S·F] with those of tokens first, first + 1, … of this seed's initial table (the control
+/// of inspections).
+void init_table(Out records, const ModelConfig& config, std::uint64_t seed, std::int64_t first = 0);
 
 }  // namespace stem

@@ -5,13 +5,12 @@
 #include "core/error.h"
 
 namespace stem {
-namespace {
-
-double value_at(In view, std::int64_t i) {
-  return view.dtype == DType::f64 ? view.row<double>(0)[i] : static_cast<double>(view.row<float>(0)[i]);
+double sum_of_losses(In loss, double start) {
+  double sum = start;
+  for (std::int64_t i = 0; i < loss.cols; ++i)
+    sum += loss.dtype == DType::f64 ? loss.row<double>(0)[i] : static_cast<double>(loss.row<float>(0)[i]);
+  return sum;
 }
-
-}  // namespace
 
 double EvalResult::perplexity() const {
   return std::exp(loss);
@@ -33,7 +32,7 @@ EvalResult evaluate_loss(const Context& context, const Model& model, const Token
     forward_hidden(context, model, view, rows, a);
     const Out loss = context.workspace->matrix(model.precision.wide, 1, view.size());
     forward_loss(context, model, a, batch.targets, loss);
-    for (std::int64_t i = 0; i < view.size(); ++i) sum += value_at(loss, i);
+    sum = sum_of_losses(loss, sum);
     for (const std::int32_t t : batch.targets) result.targets += t >= 0;
   };
   const auto finish_batch = [&] {

@@ -9,6 +9,9 @@
 
 namespace stem {
 
+/// start + Σ loss [1, N] wide, one by one in f64.
+double sum_of_losses(In loss, double start = 0.0);
+
 struct EvalResult {
   double loss = 0.0;  ///< nats a target
   std::int64_t targets = 0;

@@ -3,14 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 
 namespace stem {
 namespace {
-
-double value_at(In view, std::int64_t i) {
-  return view.dtype == DType::f64 ? view.row<double>(0)[i] : static_cast<double>(view.row<float>(0)[i]);
-}
 
 TableOptimizer checked_mode(const TrainOptions& o) {
   const TableOptimizer mode = table_optimizer_from(o.table_optimizer);
@@ -35,25 +30,6 @@ Trainer::Trainer(const Context& context, Model& model, const TokenShard& shard, 
       optimizer_(model, checked_mode(options), Freeze(options.freeze, model)),
       update_counts_(static_cast<std::size_t>(model.config.vocab), 0) {}
 
-// Zeroed gradients for the distinct tokens of the whole step. Frozen rows keep their width and get no memory:
-// the backward then leaves them out (TokenGroups::gradients).
-void Trainer::prepare(const TokenGroups& groups) {
-  const Freeze& freeze = optimizer_.freeze();
-  const ModelConfig& c = model_.config;
-  if (!freeze.table && !freeze.embedding) return prepare_gradients(context_, model_, groups, gradients_);
-  const DType wide = model_.precision.wide;
-  prepare_gradients(context_, model_, TokenGroups({}), gradients_);
-  const auto rows = [&](bool present, bool frozen, std::int64_t cols) -> Out {
-    if (!present) return {};
-    if (frozen) return {nullptr, wide, 0, cols, cols};
-    const Out view = context_.workspace->matrix(wide, groups.distinct(), cols);
-    std::memset(view.data, 0, static_cast<std::size_t>(view.size() * size_of(wide)));
-    return view;
-  };
-  gradients_.rows = rows(c.stem_layer_count() > 0, freeze.table, c.table_shape().record());
-  gradients_.embedding = rows(!c.tied, freeze.embedding, c.width);
-}
-
 // Adds the gradients of one micro-batch, which is `share` of the step; returns the sum of its losses.
 double Trainer::accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights,
                            double share, RouterStats& router) {
@@ -71,9 +47,7 @@ double Trainer::accumulate(const Batch& part, const TokenGroups& groups, std::sp
   router.entropy += share * a.router.entropy;
   router.load_ratio = std::max(router.load_ratio, a.router.load_ratio);
   router.seconds += a.router.seconds;
-  double sum = 0;
-  for (std::int64_t i = 0; i < view.size(); ++i) sum += value_at(loss, i);
-  return sum;
+  return sum_of_losses(loss);
 }
 
 void Trainer::judge(StepReport& report, const Batch& batch) {
@@ -120,7 +94,8 @@ StepReport Trainer::step() {
   if (report.targets > 0) {
     optimizer_.catch_up(context_, model_, groups.tokens());
     Workspace::Scope scope(*context_.workspace);
-    prepare(groups);
+    const Freeze& freeze = optimizer_.freeze();
+    prepare_gradients(context_, model_, groups, gradients_, {freeze.table, freeze.embedding});
     const std::vector<float> weights(batch.tokens.size(), 1.0f / static_cast<float>(report.targets));
     double sum = 0;
     if (options_.accumulate == 1) {

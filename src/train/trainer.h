@@ -88,7 +88,6 @@ class Trainer {
   void roll_back(const std::filesystem::path& dir);
 
  private:
-  void prepare(const TokenGroups& groups);
   double accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights,
                     double share, RouterStats& router);
   void judge(StepReport& report, const Batch& batch);
