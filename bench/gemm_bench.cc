@@ -1,8 +1,9 @@
-// Times the matrix products of one training step, our own and oneDNN's in turn, and prints one JSON line.
-// bench/gemm_vs_torch compares both with PyTorch.
+// Times the matrix products of one training step, our own and oneDNN's, as bench/gemm_vs_torch asks for them.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <iostream>
+#include <string>
 
 #include "bench/sample.h"
 #include "io/json.h"
@@ -47,49 +48,63 @@ std::vector<Product> products_of(const std::string& config) {
           {"head dw", v, d, 512, true, false, true, 4}};
 }
 
+/// A product with its operands; they keep their memory between turns.
+struct Operands {
+  Operands(const Product& p, DType type)
+      : a(bench::random_tensor(type, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, 1)),
+        b(bench::random_tensor(type, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, 2)),
+        c(p.wide ? DType::f32 : type, p.m, p.n) {}
+  Tensor a, b, c;
+};
+
+/// Prints the products, then answers every line "NAME-INDEX own|library" by the median seconds of a call.
 void run(const std::string& config, const std::string& dtype, int threads, int repeats) {
   set_cpu_threads(threads);
-  const DType type = dtype == "bf16" ? DType::bf16 : DType::f32;
   const auto own = cpu_kernels().gemm.gemm, library = cpu::library_gemm();
-  Json products = Json::array();
-  for (const Product& p : products_of(config)) {
-    const Tensor a = bench::random_tensor(type, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, 1),
-                 b = bench::random_tensor(type, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, 2);
-    const Tensor c(p.wide ? DType::f32 : type, p.m, p.n);
-    const auto seconds = [&](auto gemm) {
-      const auto start = std::chrono::steady_clock::now();
-      gemm(c, a, p.transpose_a, b, p.transpose_b, In{});
-      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    };
-    seconds(own), seconds(library);
-    std::vector<double> ours, theirs;
-    for (int i = 0; i < repeats; ++i) ours.push_back(seconds(own)), theirs.push_back(seconds(library));
-    products.push_back({{"name", p.name},
-                        {"m", p.m},
-                        {"n", p.n},
-                        {"k", p.k},
-                        {"transpose_a", p.transpose_a},
-                        {"transpose_b", p.transpose_b},
-                        {"calls", p.calls},
-                        {"seconds", bench::median(ours)},
-                        {"library_seconds", bench::median(theirs)}});
+  const std::vector<Product> products = products_of(config);
+  std::vector<Operands> operands;
+  Json list = Json::array();
+  for (const Product& p : products) {
+    operands.emplace_back(p, dtype == "bf16" ? DType::bf16 : DType::f32);
+    list.push_back({{"name", p.name},
+                    {"m", p.m},
+                    {"n", p.n},
+                    {"k", p.k},
+                    {"transpose_a", p.transpose_a},
+                    {"transpose_b", p.transpose_b},
+                    {"calls", p.calls}});
   }
-  std::printf("%s\n", Json{{"config", config}, {"dtype", dtype}, {"threads", threads}, {"products", products}}
-                          .dump()
-                          .c_str());
+  std::printf("%s\n", list.dump().c_str());
+  std::fflush(stdout);
+  std::size_t index = 0;
+  std::string who;
+  while (std::cin >> index >> who) {
+    require(index < products.size() && (who == "own" || who == "library"), "expected INDEX own|library");
+    const Product& p = products[index];
+    const Operands& x = operands[index];
+    std::vector<double> seconds;
+    for (int i = 0; i < repeats; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      (who == "own" ? own : library)(x.c, x.a, p.transpose_a, x.b, p.transpose_b, In{});
+      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    std::printf("%.9f\n", bench::median(seconds));
+    std::fflush(stdout);
+  }
 }
 
 }  // namespace
 }  // namespace stem
 
 int main(int argc, char** argv) {
-  CLI::App app("Times the matrix products of one training step; one JSON line");
+  CLI::App app(
+      "Times the matrix products of one training step for bench/gemm_vs_torch: answers lines of stdin");
   std::string config = "small", dtype = "bf16";
-  int threads = 2, repeats = 20;
+  int threads = 2, repeats = 3;
   app.add_option("--config", config, "small or medium");
   app.add_option("--dtype", dtype, "bf16 or f32");
   app.add_option("--threads", threads, "threads")->check(CLI::Range(1, 1024));
-  app.add_option("--repeats", repeats, "calls of each product")->check(CLI::Range(1, 100000));
+  app.add_option("--repeats", repeats, "calls of a product in a turn")->check(CLI::Range(1, 100000));
   CLI11_PARSE(app, argc, argv);
   try {
     stem::run(config, dtype, threads, repeats);
