@@ -148,9 +148,16 @@ struct Start {
   std::int64_t stride = 0;
 };
 
-/// sums [32, 32] = start + panel · b over `depth` k.
+/// Nothing to do beside a product.
+struct Nothing {
+  void operator()(std::int64_t, std::int64_t) const {}
+};
+
+/// sums [32, 32] = start + panel · b over `depth` k. `beside(step, steps)` is work for the core while the
+/// tile unit multiplies.
+template <class Beside = Nothing>
 inline void multiply(float* sums, std::int64_t stride, const Start& start, const Panel& a, const bf16* b,
-                     std::int64_t depth) {
+                     std::int64_t depth, const Beside& beside = {}) {
   const auto bytes = static_cast<std::size_t>(stride) * sizeof(float);
   if (start.at != nullptr) {
     const auto from = static_cast<std::size_t>(start.stride) * sizeof(float);
@@ -175,6 +182,7 @@ inline void multiply(float* sums, std::int64_t stride, const Start& start, const
     _tile_loadd(5, rows + a.lower, row_bytes);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    beside(k / kBlock, depth / kBlock);
   }
   _tile_stored(0, sums, bytes);
   _tile_stored(1, sums + 16, bytes);
@@ -208,6 +216,53 @@ inline void write(Out c, std::int64_t row, std::int64_t col, const float* sums, 
     }
   }
 }
+
+/// 32 × 32 values of f32 or bf16, rows `stride` apart.
+struct Block {
+  char* data = nullptr;
+  std::int64_t stride = 0;  // bytes
+  bool narrow = false;      // bf16
+};
+inline Block block_of(In m, std::int64_t row, std::int64_t col) {
+  const auto size = static_cast<std::int64_t>(size_of(m.dtype));
+  return {static_cast<char*>(const_cast<void*>(m.data)) + (row * m.stride + col) * size, m.stride * size,
+          m.dtype == DType::bf16};
+}
+
+/// A block of sums [32, 32] on its way into a matrix: to = add + sums; a null `add` is zeros.
+struct Delivery {
+  const float* sums = nullptr;
+  Block to, add;
+
+  void rows(std::int64_t first, std::int64_t last) const {
+    for (std::int64_t i = first; i < last; ++i) {
+      __m512 low = _mm512_load_ps(sums + i * kBlock), high = _mm512_load_ps(sums + i * kBlock + 16);
+      const char* const from = add.data + i * add.stride;
+      if (add.data == nullptr) {
+      } else if (add.narrow) {
+        low = _mm512_add_ps(low, widened(from));
+        high = _mm512_add_ps(high, widened(from + 32));
+      } else {
+        low = _mm512_add_ps(low, _mm512_loadu_ps(from));
+        high = _mm512_add_ps(high, _mm512_loadu_ps(from + 64));
+      }
+      char* const at = to.data + i * to.stride;
+      if (to.narrow) {
+        const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+        _mm512_storeu_si512(at, reinterpret_cast<const __m512i&>(both));
+      } else {
+        _mm512_storeu_ps(at, low);
+        _mm512_storeu_ps(at + 64, high);
+      }
+    }
+  }
+
+ private:
+  static __m512 widened(const char* from) {
+    const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
+  }
+};
 
 /// Memory that lives as long as its thread and grows to the largest request.
 template <class T>

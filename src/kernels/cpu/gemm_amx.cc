@@ -24,8 +24,11 @@ namespace {
 
 using namespace amx;
 
-constexpr std::int64_t kMaxDepth = 256;     // kc: a panel of a and a block of b take 16 kB each
-constexpr std::int64_t kColumns = 1024;     // of c at a time: their part of b, kc deep, takes 512 kB
+constexpr std::int64_t kMaxDepth = 256;  // kc: a panel of a and a block of b take 16 kB each
+constexpr std::int64_t kColumns = 1024;  // of c at a time: their part of b, kc deep, takes 512 kB
+// Sums apart from c: rows 4 kB from one another would share the same few cache lines.
+constexpr std::int64_t kSumStride = kColumns + kBlock;
+constexpr std::int64_t kNear = 1 << 19;     // bytes of b that stay in the second-level cache
 constexpr std::int64_t kRowsPerTask = 128;  // rows of c of one task, a multiple of kBlock
 
 struct Product {
@@ -39,15 +42,31 @@ struct Product {
   In add;
 };
 
+/// Towards the second-level cache: the tiles of one step.
+void prefetch(const bf16* tiles) {
+  for (int i = 0; i < 32; ++i) _mm_prefetch(reinterpret_cast<const char*>(tiles + i * 32), _MM_HINT_T1);
+}
+
 /// Rows [first, first + task_rows) of c.
 void multiply_rows(const Product& p, std::int64_t first) {
   thread_local Buffer panel_memory, sum_memory;
-  const std::int64_t rows = std::min(p.task_rows, p.rows - first), panels = blocks(rows);
+  const std::int64_t panels = blocks(std::min(p.task_rows, p.rows - first));
   const std::int64_t padded_depth = blocks(p.depth) * kBlock;
-  // f32 results are summed in place; bf16 ones apart, once k comes in several blocks.
-  const bool in_place = p.c.dtype == DType::f32, apart = !in_place && p.depth > p.kc;
-  alignas(64) float scratch[kBlock * kBlock];
-  float* const sums = apart ? thread_memory<float>(sum_memory, p.task_rows * kColumns) : nullptr;
+  // k comes in blocks, and every block adds to the sums: in c if that is f32, else apart until the last one.
+  const bool apart = p.c.dtype != DType::f32 && p.depth > p.kc;
+  float* const sums = apart ? thread_memory<float>(sum_memory, p.task_rows * kSumStride) : nullptr;
+  const In sums_view{sums, DType::f32, panels * kBlock, kColumns, kSumStride};
+  // A block's sums are delivered while the tile unit is at the next one.
+  alignas(64) float scratch[2][kBlock * kBlock];
+  int turn = 0;
+  Delivery pending;
+  // The first panel brings b from afar, where b is too large to be near.
+  const bool far = padded_depth * p.cols * 2 > kNear;
+  const bf16* next = nullptr;
+  const auto deliver = [&](std::int64_t step, std::int64_t steps) {
+    if (next != nullptr) prefetch(next + step * 2 * kTile);
+    if (pending.sums != nullptr) pending.rows(kBlock * step / steps, kBlock * (step + 1) / steps);
+  };
   const std::int64_t direct =
       p.transpose_a || p.depth % kBlock != 0 ? 0 : std::min(panels, (p.rows - first) / kBlock);
   bf16* const packed = direct == panels ? nullptr : thread_memory<bf16>(panel_memory, panels * kBlock * p.kc);
@@ -68,28 +87,38 @@ void multiply_rows(const Product& p, std::int64_t first) {
           pack_rows(packed + i * kBlock * p.kc + step * kBlock, p.a, p.transpose_a, first + i * kBlock,
                     k + step);
       }
-      const In add = k > 0 ? In(p.c) : p.add;
+      const bool starts = k == 0, ends = k + depth == padded_depth;
       for (std::int64_t i = 0; i < panels; ++i) {
         const Panel a = panel(i, k);
         const std::int64_t m = first + i * kBlock, count = std::min(kBlock, p.rows - m);
         for (std::int64_t n = left; n < right; n += kBlock) {
           const std::int64_t cols = std::min(kBlock, p.cols - n);
           const bf16* const b = p.b + n * padded_depth + k * kBlock;
-          if (apart) {
-            float* const at = sums + i * kBlock * kColumns + n - left;
-            multiply(at, kColumns, k > 0 ? Start{at, kColumns} : Start{}, a, b, depth);
-          } else if (in_place && count == kBlock && cols == kBlock) {
-            const Start start = add ? Start{add.row<float>(m) + n, add.stride} : Start{};
-            multiply(p.c.row<float>(m) + n, p.c.stride, start, a, b, depth);
+          next = far && i == 0 && n + kBlock < right ? b + kBlock * padded_depth : nullptr;
+          float* const block = scratch[turn ^= 1];
+          multiply(block, kBlock, {}, a, b, depth, deliver);
+          pending = {};
+          if (count == kBlock && cols == kBlock) {
+            const Block to = block_of(p.c, m, n),
+                        sum = apart ? block_of(sums_view, i * kBlock, n - left) : to;
+            const Block add = !starts ? sum : p.add ? block_of(p.add, m, n) : Block{};
+            pending = {block, ends ? to : sum, add};
+          } else if (!apart) {
+            write(p.c, m, n, block, kBlock, count, cols, starts ? p.add : In(p.c));
           } else {
-            multiply(scratch, kBlock, {}, a, b, depth);
-            write(p.c, m, n, scratch, kBlock, count, cols, add);
+            float* const at = sums + i * kBlock * kSumStride + n - left;
+            for (std::int64_t r = 0; r < kBlock; ++r) {
+              for (std::int64_t c = 0; c < kBlock; ++c)
+                at[r * kSumStride + c] = block[r * kBlock + c] + (starts ? 0.0f : at[r * kSumStride + c]);
+            }
+            if (ends) write(p.c, m, n, at, kSumStride, count, cols, p.add);
           }
         }
       }
     }
-    if (apart) write(p.c, first, left, sums, kColumns, rows, right - left, p.add);
   }
+  next = nullptr;
+  deliver(0, 1);
 }
 
 // b is packed in parts, in the order in which it lies in memory.
