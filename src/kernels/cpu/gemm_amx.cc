@@ -42,6 +42,13 @@ struct Product {
   In add;
 };
 
+/// Values of 32 packed columns of b. Odd in steps where many: columns a power of two apart would share a few
+/// lines of every cache.
+std::int64_t column_values(std::int64_t depth) {
+  const std::int64_t steps = blocks(depth);
+  return (steps < 16 ? steps : steps | 1) * 2 * kTile;
+}
+
 /// Towards the second-level cache: the tiles of one step.
 void prefetch(const bf16* tiles) {
   for (int i = 0; i < 32; ++i) _mm_prefetch(reinterpret_cast<const char*>(tiles + i * 32), _MM_HINT_T1);
@@ -51,7 +58,7 @@ void prefetch(const bf16* tiles) {
 void multiply_rows(const Product& p, std::int64_t first) {
   thread_local Buffer panel_memory, sum_memory;
   const std::int64_t panels = blocks(std::min(p.task_rows, p.rows - first));
-  const std::int64_t padded_depth = blocks(p.depth) * kBlock;
+  const std::int64_t padded_depth = blocks(p.depth) * kBlock, column = column_values(p.depth);
   // k comes in blocks, and every block adds to the sums: in c if that is f32, else apart until the last one.
   const bool apart = p.c.dtype != DType::f32 && p.depth > p.kc;
   float* const sums = apart ? thread_memory<float>(sum_memory, p.task_rows * kSumStride) : nullptr;
@@ -93,8 +100,8 @@ void multiply_rows(const Product& p, std::int64_t first) {
         const std::int64_t m = first + i * kBlock, count = std::min(kBlock, p.rows - m);
         for (std::int64_t n = left; n < right; n += kBlock) {
           const std::int64_t cols = std::min(kBlock, p.cols - n);
-          const bf16* const b = p.b + n * padded_depth + k * kBlock;
-          next = far && i == 0 && n + kBlock < right ? b + kBlock * padded_depth : nullptr;
+          const bf16* const b = p.b + n / kBlock * column + k * kBlock;
+          next = far && i == 0 && n + kBlock < right ? b + column : nullptr;
           float* const block = scratch[turn ^= 1];
           multiply(block, kBlock, {}, a, b, depth, deliver);
           pending = {};
@@ -127,10 +134,10 @@ std::int64_t pack_parts(const In& b) {
 }
 
 void pack_part(bf16* to, const In& b, bool transposed, std::int64_t part) {
-  const std::int64_t steps = blocks(transposed ? b.cols : b.rows);
+  const std::int64_t column_size = column_values(transposed ? b.cols : b.rows);
   for (std::int64_t other = 0; other < blocks(b.cols); ++other) {
     const std::int64_t step = transposed ? other : part, column = transposed ? part : other;
-    pack_columns(to + (column * steps + step) * 2 * kTile, b, transposed, step * kBlock, column * kBlock);
+    pack_columns(to + column * column_size + step * 2 * kTile, b, transposed, step * kBlock, column * kBlock);
   }
 }
 
@@ -209,7 +216,7 @@ bool amx_supported() {
 
 std::size_t amx_packed_bytes(In b, bool transpose_b) {
   const std::int64_t depth = transpose_b ? b.cols : b.rows, cols = transpose_b ? b.rows : b.cols;
-  return static_cast<std::size_t>(blocks(depth) * blocks(cols) * 2 * kTile) * sizeof(bf16);
+  return static_cast<std::size_t>(column_values(depth) * blocks(cols)) * sizeof(bf16);
 }
 
 void amx_pack(void* to, In b, bool transpose_b) {
