@@ -82,9 +82,11 @@ void truncate_metrics(const std::filesystem::path& path, std::int64_t last_step)
   if (!std::filesystem::exists(path)) return;
   std::string kept;
   std::ifstream in(path);
+  int number = 0;
   for (std::string line; std::getline(in, line) && !in.eof();) {  // eof: no newline, so not a whole line
-    const Json row = parse_json(line, path.string());
-    if (get_int(row, "step", path.string()) <= last_step) kept += line + "\n";
+    const std::string name = fmt::format("{}: line {}", path.string(), ++number);
+    const Json row = parse_json(line, name);
+    if (get_int(row, "step", name) <= last_step) kept += line + "\n";
   }
   write_file_atomic(path, kept);
 }

@@ -231,8 +231,9 @@ std::string rows(const SuiteFigures& f, const std::string& first, std::size_t wi
   std::string text;
   for (std::size_t i = 0; i < f.metrics.size(); ++i) {
     const Estimate& m = f.metrics[i].estimate;
-    text += fmt::format("{:<{}}  {:>6}  {:<10}  {:>10.4f}  ± {:.4f}\n", i == 0 ? first : "", width,
-                        i == 0 ? fmt::to_string(f.items) : "", f.metrics[i].name, m.value, m.standard_error);
+    text += fmt::format("{:<{}}  {:>6}  {:<10}  {:>10.4f}{}\n", i == 0 ? first : "", width,
+                        i == 0 ? fmt::to_string(f.items) : "", f.metrics[i].name, m.value,
+                        f.items > 1 ? fmt::format("  ± {:.4f}", m.standard_error) : "");
   }
   return text;
 }

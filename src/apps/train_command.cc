@@ -14,18 +14,21 @@ namespace {
 struct Options {
   std::string data, out, config, from, on_spike;
   std::vector<std::string> assignments;
-  bool resume = false, json = false, quiet = false;
+  bool resume = false, replace = false, json = false, quiet = false;
 };
 
-// Without --resume a run starts anew and removes what the last one under this name had saved.
-void require_no_checkpoint(const std::filesystem::path& model) {
+// Without --resume a run starts anew and takes the place of what is there under its name.
+void require_new(const std::filesystem::path& model) {
+  if (std::filesystem::exists(model / kManifestName))
+    fail(ErrorCode::kUsage,
+         "{}: expected a new model directory, found a model ({}): name another, or say --replace",
+         model.string(), kManifestName);
   const std::filesystem::path run = run_directory(model), latest = run / kCheckpoints / kLatest;
   if (!std::filesystem::is_symlink(std::filesystem::symlink_status(latest))) return;
-  fail(
-      ErrorCode::kUsage,
-      "{}: expected no checkpoints of an earlier run, found {}: go on with it (stem resume {}), or remove {} "
-      "to train anew",
-      run.string(), std::filesystem::read_symlink(latest).string(), model.string(), run.string());
+  fail(ErrorCode::kUsage,
+       "{}: expected no checkpoints of an earlier run, found {}: go on with it (stem resume {}), or say "
+       "--replace to train anew",
+       run.string(), std::filesystem::read_symlink(latest).string(), model.string());
 }
 
 void run_train(const Options& o) {
@@ -33,7 +36,7 @@ void run_train(const Options& o) {
   if (!o.config.empty()) settings.load_toml(o.config);
   for (const std::string& assignment : o.assignments) settings.set(assignment);
   if (!o.on_spike.empty()) settings.set("train.on_spike=" + o.on_spike);
-  if (!o.resume) require_no_checkpoint(o.out);
+  if (!o.resume && !o.replace) require_new(o.out);
   Runtime runtime;
   const TrainSummary s = train_run(runtime, o.data, o.out, settings, {o.resume, o.quiet || o.json, o.from});
   print_training(o.out, settings, s, o.json);
@@ -79,6 +82,10 @@ void add_train_command(CLI::App& app) {
   command->add_option("--from", o->from, "model to start from; its tokenizer must be the data's");
   command->add_option("--on-spike", o->on_spike, "continue, stop, skip or rollback (train.on_spike)");
   command->add_flag("--resume", o->resume, "continue from the run's latest checkpoint");
+  command
+      ->add_flag("--replace", o->replace,
+                 "train anew in place of a model, or of a run's checkpoints, of this name")
+      ->excludes("--resume");
   command->add_flag("--quiet", o->quiet, "no progress bar");
   command->add_flag("--json", o->json, "figures as JSON, no progress");
   command->callback([o] { run_train(*o); });

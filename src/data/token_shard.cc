@@ -4,9 +4,26 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "io/digest.h"
 #include "io/safetensors.h"
 
 namespace stem {
+namespace {
+
+template <class T>
+std::string_view bytes_of(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+std::string content_digest(const TokenShard& shard) {
+  Sha256 sha;
+  sha.update(bytes_of(shard.documents));
+  sha.update(bytes_of(shard.tokens));
+  sha.update(bytes_of(shard.loss_mask));
+  return to_hex(sha.finish());
+}
+
+}  // namespace
 
 void TokenShard::append(std::int32_t start, const std::vector<std::int32_t>& ids) {
   tokens.push_back(start);
@@ -31,7 +48,9 @@ void save_shard(const std::filesystem::path& path, const TokenShard& shard) {
   std::vector<TensorSpec> specs{{"documents", DType::i64, {d}}, {"tokens", DType::i32, {n}}};
   if (!shard.loss_mask.empty()) specs.push_back({"loss_mask", DType::u8, {n}});
   SafetensorsWriter writer(partial, specs,
-                           {{"format", "stem-tokens/1"}, {"tokenizer_sha256", shard.tokenizer_digest}});
+                           {{"format", "stem-tokens/1"},
+                            {"content_sha256", content_digest(shard)},
+                            {"tokenizer_sha256", shard.tokenizer_digest}});
   writer.write("documents", shard.documents.data(), static_cast<std::uint64_t>(d) * sizeof(std::int64_t));
   writer.write("tokens", shard.tokens.data(), static_cast<std::uint64_t>(n) * sizeof(std::int32_t));
   if (!shard.loss_mask.empty()) writer.write("loss_mask", shard.loss_mask.data(), shard.loss_mask.size());
@@ -86,6 +105,11 @@ TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab,
       fail(ErrorCode::kMismatch, "{}: tokens[{}]: expected an id in [0, {}), found {}", name, i, vocab,
            shard.tokens[i]);
     }
+  }
+  if (const auto told = metadata.find("content_sha256"); told != metadata.end()) {
+    if (const std::string found = content_digest(shard); found != told->second)
+      fail(ErrorCode::kFormat, "{}: content_sha256: expected {}, found {}: the file was damaged or changed",
+           name, told->second, found);
   }
   return shard;
 }

@@ -61,6 +61,17 @@ TEST(TokenShard, DocumentsLieOneBehindTheOther) {
   EXPECT_EQ(shard.documents, (std::vector<std::int64_t>{0, 3, 4}));
 }
 
+TEST_F(ShardOnDisk, AChangedTokenIsNoticed) {
+  std::string bytes = read_file(path);
+  const std::string four_five("\x04\0\0\0\x05\0\0\0", 8);
+  const std::size_t at = bytes.rfind(four_five);
+  ASSERT_NE(at, std::string::npos);
+  bytes[at] = '\x07';  // another id of the same vocabulary
+  write_file_atomic(path, bytes);
+  const std::string told = failure();
+  EXPECT_TRUE(told.starts_with("content_sha256: expected ")) << told;
+}
+
 TEST_F(ShardOnDisk, RoundTrip) {
   const TokenShard back = load_shard(path, 10, "abc");
   EXPECT_EQ(back.tokens, shard.tokens);
