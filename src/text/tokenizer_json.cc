@@ -3,7 +3,7 @@
 
 #include "core/error.h"
 #include "io/file.h"
-#include "text/byte_alphabet.h"
+#include "text/merge_rules.h"
 #include "text/normalize.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_data.h"
@@ -13,7 +13,6 @@ namespace stem {
 namespace {
 
 constexpr std::uint64_t kMaxFileBytes = 64 << 20;
-constexpr std::size_t kMaxMerges = 4'000'000;
 constexpr std::size_t kMaxAddedTokens = 100'000;
 constexpr int kMaxDepth = 8;  // of Sequences within Sequences
 
@@ -77,38 +76,15 @@ Vocabulary read_vocabulary(const Json& json, const std::string& name) {
   return vocabulary;
 }
 
-MergeRule make_rule(const Vocabulary& vocabulary, std::string_view left, std::string_view right,
-                    std::size_t index, const std::string& name) {
-  const auto find = [&](const std::string& written) {
-    const std::optional<std::int32_t> id = vocabulary.find_written(written);
-    if (!id) {
-      fail(ErrorCode::kFormat, "{}: merge {}: {} is not in the vocabulary", name, index, shown(written));
-    }
-    return *id;
-  };
-  const std::string a(left), b(right);
-  return {find(a), find(b), find(a + b)};
-}
-
-MergeRule parse_rule(const Vocabulary& vocabulary, std::string_view line, std::size_t index,
-                     const std::string& name) {
-  const std::size_t space = line.find(' ');
-  if (space == std::string_view::npos || line.find(' ', space + 1) != std::string_view::npos) {
-    fail(ErrorCode::kFormat, "{}: merge {}: expected two tokens with a space between them, found {}", name,
-         index, shown(std::string(line)));
-  }
-  return make_rule(vocabulary, line.substr(0, space), line.substr(space + 1), index, name);
-}
-
 std::vector<MergeRule> read_merges(const Json& json, const Vocabulary& vocabulary, const std::string& name) {
   std::vector<MergeRule> merges;
   merges.reserve(json.size());
   for (const Json& rule : json) {
     if (rule.is_string()) {
-      merges.push_back(parse_rule(vocabulary, rule.get_ref<const std::string&>(), merges.size(), name));
+      merges.push_back(parse_merge(vocabulary, rule.get_ref<const std::string&>(), merges.size(), name));
     } else if (rule.is_array() && rule.size() == 2 && rule[0].is_string() && rule[1].is_string()) {
-      merges.push_back(make_rule(vocabulary, rule[0].get_ref<const std::string&>(),
-                                 rule[1].get_ref<const std::string&>(), merges.size(), name));
+      merges.push_back(make_merge(vocabulary, rule[0].get_ref<const std::string&>(),
+                                  rule[1].get_ref<const std::string&>(), merges.size(), name));
     } else {
       fail(ErrorCode::kFormat, "{}: merge {}: expected \"a b\" or [\"a\", \"b\"], found {}", name,
            merges.size(), shown(rule));
@@ -303,7 +279,7 @@ Tokenizer Tokenizer::from_gpt2(std::string_view encoder_json, std::string_view v
     vocab_bpe.remove_prefix(std::min(length + 1, vocab_bpe.size()));
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     if (line.empty() || (first && line.starts_with("#version"))) continue;
-    merges.push_back(parse_rule(vocabulary, line, merges.size(), file));
+    merges.push_back(parse_merge(vocabulary, line, merges.size(), file));
   }
   Json frame = {{"version", "1.0"},          {"truncation", nullptr},
                 {"padding", nullptr},        {"added_tokens", Json::array()},

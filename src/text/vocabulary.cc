@@ -8,7 +8,11 @@ namespace stem {
 
 void Vocabulary::reserve(std::size_t tokens) {
   tokens_.reserve(tokens);
-  byte_level_.reserve(tokens);
+  made_.reserve(tokens);
+}
+
+std::optional<std::string> Vocabulary::spelled(std::string_view written) const {
+  return spelling_ == Spelling::kText ? std::string(written) : from_alphabet(written);
 }
 
 void Vocabulary::add(std::string_view written, std::int64_t id, std::string_view name) {
@@ -25,8 +29,8 @@ void Vocabulary::add(std::string_view written, std::int64_t id, std::string_view
     fail(ErrorCode::kFormat, "{}: id {} is given to {} and to {}", name, id, shown(this->written(narrow)),
          shown(std::string(written)));
   }
-  std::optional<std::string> bytes = from_alphabet(written);
-  auto& map = bytes ? byte_level_ : literal_;
+  std::optional<std::string> bytes = spelled(written);
+  auto& map = bytes ? made_ : literal_;
   std::string text = bytes ? std::move(*bytes) : std::string(written);
   const auto [where, added] = map.emplace(text, narrow);
   if (!added) {
@@ -34,7 +38,7 @@ void Vocabulary::add(std::string_view written, std::int64_t id, std::string_view
          where->second, id);
   }
   if (narrow >= size()) tokens_.resize(static_cast<std::size_t>(id) + 1);
-  tokens_[static_cast<std::size_t>(id)] = {std::move(text), bytes ? Kind::kByteLevel : Kind::kLiteral};
+  tokens_[static_cast<std::size_t>(id)] = {std::move(text), bytes ? Kind::kMade : Kind::kLiteral};
 }
 
 std::string_view Vocabulary::bytes(std::int32_t id) const {
@@ -45,12 +49,13 @@ std::string_view Vocabulary::bytes(std::int32_t id) const {
 std::string Vocabulary::written(std::int32_t id) const {
   require(contains(id), "a token of the vocabulary");
   const Token& token = tokens_[static_cast<std::size_t>(id)];
-  return token.kind == Kind::kByteLevel ? to_alphabet(token.bytes) : token.bytes;
+  return token.kind == Kind::kMade && spelling_ == Spelling::kByteAlphabet ? to_alphabet(token.bytes)
+                                                                           : token.bytes;
 }
 
 std::optional<std::int32_t> Vocabulary::find_bytes(std::string_view bytes) const {
-  const auto found = byte_level_.find(bytes);
-  return found == byte_level_.end() ? std::nullopt : std::optional(found->second);
+  const auto found = made_.find(bytes);
+  return found == made_.end() ? std::nullopt : std::optional(found->second);
 }
 
 std::optional<std::int32_t> Vocabulary::find_literal(std::string_view text) const {
@@ -59,7 +64,7 @@ std::optional<std::int32_t> Vocabulary::find_literal(std::string_view text) cons
 }
 
 std::optional<std::int32_t> Vocabulary::find_written(std::string_view written) const {
-  const std::optional<std::string> bytes = from_alphabet(written);
+  const std::optional<std::string> bytes = spelled(written);
   return bytes ? find_bytes(*bytes) : find_literal(written);
 }
 
