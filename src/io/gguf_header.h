@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -36,19 +35,21 @@ struct ValueTypeInfo {
   std::string_view name;
   std::uint64_t bytes;  // 0: of no fixed size
 };
-inline constexpr std::array<ValueTypeInfo, kValueTypes> kValueTypeInfo = {{{"uint8", 1},
-                                                                           {"int8", 1},
-                                                                           {"uint16", 2},
-                                                                           {"int16", 2},
-                                                                           {"uint32", 4},
-                                                                           {"int32", 4},
-                                                                           {"float32", 4},
-                                                                           {"bool", 1},
-                                                                           {"string", 0},
-                                                                           {"array", 0},
-                                                                           {"uint64", 8},
-                                                                           {"int64", 8},
-                                                                           {"float64", 8}}};
+inline constexpr std::array<ValueTypeInfo, kValueTypes> kValueTypeInfo = {{
+    {"uint8", 1},
+    {"int8", 1},
+    {"uint16", 2},
+    {"int16", 2},
+    {"uint32", 4},
+    {"int32", 4},
+    {"float32", 4},
+    {"bool", 1},
+    {"string", 0},
+    {"array", 0},
+    {"uint64", 8},
+    {"int64", 8},
+    {"float64", 8},
+}};
 
 /// `count` bytes, at most 8, as an unsigned number, least significant first.
 inline std::uint64_t little_endian(const char* bytes, std::uint64_t count) {
