@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/tokenizer/{train,encode}.json: what Hugging Face's `tokenizers` makes of small texts.
+"""Writes tests/golden/tokenizer/{train,encode,characters}.json: what Hugging Face's `tokenizers` makes of small texts.
 
 usage: make_tokenizer_goldens.py OUTPUT_DIRECTORY
 
 train.json   cases: texts and options, then the trained vocabulary (by id) and merges
 encode.json  one BPE model, texts, id lists; cases: the rest of a tokenizer.json, then the ids of every text and the
              text of every id list
+characters.json  the same for BPE over characters (Llama, Mistral), where a case also changes the model; and merges from
+             scores, in the order that transformers gives those of SentencePiece models
 """
 import json
 import pathlib
@@ -181,12 +183,120 @@ def encode_goldens():
     return {"versions": VERSIONS, "model": model, "texts": texts, "id_lists": id_lists, "cases": cases}
 
 
+def scored_merges(tokens, scores):
+    """Every way to join two tokens into one: by falling score, then length of the parts, then ids."""
+    ids = {token: i for i, token in enumerate(tokens)}
+    found = []
+    for result, token in enumerate(tokens):
+        for cut in range(1, len(token)):
+            if token[:cut] in ids and token[cut:] in ids:
+                found.append((-scores[result], -cut, cut - len(token), result, ids[token[:cut]], ids[token[cut:]]))
+    return [f"{tokens[left]} {tokens[right]}" for *_, left, right in sorted(found)]
+
+
+def character_goldens():
+    rng = random.Random(3)
+    mark = "\u2581"
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator([PROSE.replace("\n", " ")] * 2, trainers.BpeTrainer(
+        vocab_size=620, special_tokens=["<unk>", "<s>", "</s>", *fallback], limit_alphabet=70, show_progress=False))
+    frame = json.loads(trained.to_str())
+    model = frame.pop("model")
+    size = len(model["vocab"])
+    frame["added_tokens"] = [added(i, token, special=True) for i, token in enumerate(("<unk>", "<s>", "</s>"))]
+    prepend = {"type": "Prepend", "prepend": mark}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": mark}
+    back = {"type": "Replace", "pattern": {"String": mark}, "content": " "}
+    bytes_and_fuse = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+
+    def sequence(key, *steps):
+        return {"type": "Sequence", key: list(steps)}
+
+    def metaspace(scheme, split=True):
+        return {"type": "Metaspace", "replacement": mark, "prepend_scheme": scheme, "split": split}
+
+    llama = dict(normalizer=sequence("normalizers", prepend, replace), decoder=sequence("decoders", *bytes_and_fuse, strip))
+    plain = dict(normalizer=replace, decoder=sequence("decoders", *bytes_and_fuse))
+    flagged = [*frame["added_tokens"], added(size, "<|user|>", special=True), added(size + 1, "<n>", normalized=True),
+               added(size + 2, "a b", normalized=True), added(size + 3, "<right>", rstrip=True), added(size + 4, "   ")]
+    named = {
+        "llama": llama,
+        "llama, added tokens": dict(llama, added_tokens=flagged),
+        "llama, every unknown": dict(llama, model=dict(byte_fallback=False, fuse_unk=False)),
+        "llama, fused unknown": dict(llama, model=dict(byte_fallback=False)),
+        "llama, some bytes": dict(llama, without=[f"<0x{byte:02X}>" for byte in (0x0A, 0x9F, 0xE3)]),
+        "llama, whole words": dict(llama, pre_tokenizer=metaspace("always"), model=dict(ignore_merges=True)),
+        "strip more": dict(llama, decoder=sequence("decoders", *bytes_and_fuse, {**strip, "start": 3})),
+        "mistral": dict(pre_tokenizer=metaspace("first", False), decoder=llama["decoder"]),
+        "mistral, added tokens": dict(pre_tokenizer=metaspace("first", False), decoder=llama["decoder"],
+                                      added_tokens=flagged),
+        "metaspace": dict(pre_tokenizer=metaspace("always"), decoder=metaspace("always")),
+        "metaspace first": dict(pre_tokenizer=metaspace("first"), decoder=metaspace("first"), added_tokens=flagged),
+        "metaspace never": dict(pre_tokenizer=metaspace("never"), decoder=metaspace("never")),
+        "metaspace, bytes": dict(pre_tokenizer=metaspace("always"),
+                                 decoder=sequence("decoders", {"type": "ByteFallback"}, metaspace("always"))),
+        "metaspace after digits": dict(
+            pre_tokenizer=sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, metaspace("first")),
+            decoder=metaspace("first")),
+        "prepend": dict(plain, normalizer=sequence("normalizers", replace, prepend)),
+        "gemma": dict(plain, pre_tokenizer={"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
+                                            "invert": False}),
+        "replace only": plain,
+        "replace a pattern": dict(plain, normalizer=sequence("normalizers", {"type": "NFC"}, {
+            "type": "Replace", "pattern": {"Regex": r"\s+"}, "content": mark})),
+    }
+    texts = ["", " ", "  ", "a", " a", "\n", PROSE[:300], PROSE[330:640], "the capital<s>of Spain</s> is", "<s> the",
+             "</s><s>x", " <s>", "<unk>the", "the<|user|> the <n>a b<n> a b a  b<right>  the     end", "<0x41>a<0x0A>",
+             "\u65e5\u672c \U0001f999\U0001f999 caf\u00e9 e\u0301", "\u2581the\u2581 \u2581", "x" * 70 + " " * 70,
+             "\x00\x01\x7f", "12 345  6", "\u30c7\u30fc\u30bf"]
+    texts += [random_text(rng, rng.randint(1, 30)) for _ in range(12)]
+    plain_ids = [i for i in range(size) if not 3 <= i < 259]
+    id_lists = []
+    for _ in range(24):
+        ids = []
+        for _ in range(rng.randint(0, 6)):
+            ids += rng.choices(plain_ids, k=rng.randint(0, 3))
+            ids += [3 + byte for byte in rng.choice([" ", "\n", "\u00e9", "\U0001f999", "\u65e5\u672c", "a"]).encode()]
+        id_lists.append(ids)
+    spaced = [i for token, i in model["vocab"].items() if token.startswith(mark)]
+    id_lists += [[model["vocab"][mark]] * 3 + [spaced[5]], [1, spaced[6], spaced[7]], spaced[8:11], [3 + 0x20] * 2]
+
+    cases = []
+    for name, change in named.items():
+        case_frame = {**frame, "normalizer": None, "pre_tokenizer": None,
+                      **{key: value for key, value in change.items() if key not in ("model", "without")}}
+        settings = {**{key: value for key, value in model.items() if key not in ("vocab", "merges")},
+                    **change.get("model", {})}
+        vocab = {token: i for token, i in model["vocab"].items() if token not in change.get("without", [])}
+        tokenizer = tokenizers.Tokenizer.from_str(
+            json.dumps({**case_frame, "model": {**settings, "vocab": vocab, "merges": model["merges"]}}))
+        case = {"name": name, "frame": case_frame, "model": settings, "without": change.get("without", []),
+                "ids": [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]}
+        if not case["without"]:  # else bytes are missing from characters, of which stem shows the whole ones
+            case["decoded"] = [tokenizer.decode(ids, skip_special_tokens=False) for ids in id_lists]
+            case["decoded_skip_special"] = [tokenizer.decode(ids, skip_special_tokens=True) for ids in id_lists]
+        cases.append(case)
+    scored = []
+    for levels in (1, 4, 1000):
+        tokens = list(model["vocab"])[259:]
+        tokens = [token for token in sorted(tokens, key=model["vocab"].get) if len(token) < 9][:220]
+        scores = [float(rng.randrange(levels)) for _ in tokens]
+        scored.append({"tokens": tokens, "scores": scores, "merges": scored_merges(tokens, scores)})
+    return {"versions": VERSIONS, "vocab": sorted(model["vocab"], key=model["vocab"].get),
+            "merges": [" ".join(pair) for pair in model["merges"]], "texts": texts, "id_lists": id_lists, "cases": cases,
+            "scored": scored}
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     directory = pathlib.Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
-    for name, golden in (("train", train_goldens()), ("encode", encode_goldens())):
+    for name, golden in (("train", train_goldens()), ("encode", encode_goldens()),
+                         ("characters", character_goldens())):
         text = json.dumps(golden, separators=(",", ":")).replace('{"name":', '\n{"name":').replace('{"texts":', '\n{"texts":')
         (directory / f"{name}.json").write_text(text + "\n", encoding="ascii")
 

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "text/token_decoder.h"
+#include "text/utf8.h"
 
 namespace stem {
 namespace {
@@ -28,8 +30,8 @@ void WordCache::insert(std::string_view word, const std::int32_t* ids, std::size
   words_.emplace(word, std::vector<std::int32_t>(ids, ids + count));
 }
 
-Bpe::Bpe(Vocabulary vocabulary, std::vector<MergeRule> merges, bool ignore_merges)
-    : vocabulary_(std::move(vocabulary)), rules_(merges.size()), ignore_merges_(ignore_merges) {
+Bpe::Bpe(Vocabulary vocabulary, std::vector<MergeRule> merges, const BpeSettings& settings)
+    : vocabulary_(std::move(vocabulary)), rules_(merges.size()), settings_(settings) {
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const MergeRule& rule = merges[rank];
     rules_[pair_key(rule.left, rule.right)] = {static_cast<std::uint32_t>(rank), rule.result};
@@ -41,8 +43,61 @@ Bpe::Bpe(Vocabulary vocabulary, std::vector<MergeRule> merges, bool ignore_merge
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(static_cast<unsigned char>(byte));
-    byte_ids_[byte] = vocabulary_.find_bytes({&c, 1}).value_or(-1);
+    const std::int32_t single = vocabulary_.find_bytes({&c, 1}).value_or(-1);
+    if (byte < ascii_ids_.size()) ascii_ids_[byte] = single;
+    byte_ids_[byte] = single;
+    if (vocabulary_.spelling() == Spelling::kText) {
+      const std::string written = token_of_byte(static_cast<unsigned char>(byte));
+      byte_ids_[byte] = settings_.byte_fallback ? vocabulary_.find_written(written).value_or(-1) : -1;
+    }
   }
+}
+
+void Bpe::append_bytes(std::string_view word, std::vector<std::int32_t>& ids) const {
+  for (const char c : word) {
+    const std::int32_t id = byte_ids_[static_cast<unsigned char>(c)];
+    if (id < 0) {
+      fail(ErrorCode::kMismatch, "the tokenizer has no token for byte 0x{:02X}",
+           static_cast<unsigned char>(c));
+    }
+    ids.push_back(id);
+  }
+}
+
+void Bpe::append_characters(std::string_view word, std::vector<std::int32_t>& ids) const {
+  bool unknown = false;  // whether one waits, to be fused with those that follow
+  while (!word.empty()) {
+    const Utf8Step step = utf8_step(word);
+    const bool well_formed = step.kind == Utf8Step::Kind::kCharacter;
+    const std::string_view character = word.substr(0, well_formed ? step.length : 1);
+    word.remove_prefix(character.size());
+    const auto first = static_cast<unsigned char>(character.front());
+    std::int32_t id = -1;
+    if (first < ascii_ids_.size()) {
+      id = ascii_ids_[first];
+    } else if (well_formed) {
+      id = vocabulary_.find_bytes(character).value_or(-1);
+    }
+    if (id >= 0) {
+      if (std::exchange(unknown, false)) ids.push_back(*settings_.unknown);
+      ids.push_back(id);
+      continue;
+    }
+    const auto has_token = [&](char c) { return has_byte(static_cast<unsigned char>(c)); };
+    if (std::all_of(character.begin(), character.end(), has_token)) {
+      // An unknown token that waits comes after them, as in Hugging Face's library.
+      for (const char c : character) ids.push_back(byte_ids_[static_cast<unsigned char>(c)]);
+    } else if (settings_.unknown) {
+      if (unknown && !settings_.fuse_unknown) ids.push_back(*settings_.unknown);
+      unknown = true;
+    } else if (well_formed) {
+      fail(ErrorCode::kMismatch, "the tokenizer has no token for U+{:04X}",
+           static_cast<std::uint32_t>(step.code));
+    } else {
+      append_bytes(character, ids);  // says which byte
+    }
+  }
+  if (unknown) ids.push_back(*settings_.unknown);
 }
 
 void Bpe::encode_word(std::string_view word, WordCache& cache, std::vector<std::int32_t>& ids) const {
@@ -51,17 +106,15 @@ void Bpe::encode_word(std::string_view word, WordCache& cache, std::vector<std::
     return;
   }
   const std::size_t first = ids.size();
-  const std::optional<std::int32_t> whole = ignore_merges_ ? vocabulary_.find_bytes(word) : std::nullopt;
+  const std::optional<std::int32_t> whole =
+      settings_.ignore_merges ? vocabulary_.find_bytes(word) : std::nullopt;
   if (whole) {
     ids.push_back(*whole);
   } else {
-    for (const char c : word) {
-      const std::int32_t id = byte_ids_[static_cast<unsigned char>(c)];
-      if (id < 0) {
-        fail(ErrorCode::kMismatch, "the tokenizer has no token for byte 0x{:02X}",
-             static_cast<unsigned char>(c));
-      }
-      ids.push_back(id);
+    if (vocabulary_.spelling() == Spelling::kText) {
+      append_characters(word, ids);
+    } else {
+      append_bytes(word, ids);
     }
     if (word.size() <= kShortWord) {
       merge_short(ids, first);

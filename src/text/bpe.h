@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -29,22 +30,30 @@ class WordCache {
   StringMap<std::vector<std::int32_t>> words_;
 };
 
+/// The settings of a BPE model. The last three apply to a vocabulary of text only.
+struct BpeSettings {
+  bool ignore_merges = false;  ///< a word that is a token as a whole becomes it, whatever the rules
+  bool byte_fallback = false;  ///< a character without a token becomes the tokens of its bytes, <0xNN>
+  std::optional<std::int32_t> unknown;  ///< what stands for a character without any
+  bool fuse_unknown = false;            ///< one for a row of such characters
+};
+
 /// A vocabulary with its merge rules. Immutable and safe to share between threads.
 class Bpe {
  public:
-  /// `merges` in order of rank; of equal pairs the last one counts. With `ignore_merges` a word that is a
-  /// token as a whole becomes that token without looking at the rules.
-  Bpe(Vocabulary vocabulary, std::vector<MergeRule> merges, bool ignore_merges);
+  /// `merges` in order of rank; of equal pairs the last one counts.
+  Bpe(Vocabulary vocabulary, std::vector<MergeRule> merges, const BpeSettings& settings);
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
   const std::vector<MergeRule>& merges() const { return merges_; }  ///< no pair occurs twice
 
-  /// Appends the ids of `word` (any bytes) to `ids`: one token per byte, then, while some neighbours have a
-  /// rule, the pair of lowest rank, leftmost first, is joined. Time O(n log n). Error (kMismatch) if a byte
-  /// of the word has no token.
+  /// Appends the ids of `word` (any bytes) to `ids`: one token per byte, or, of a vocabulary of text, per
+  /// character; then, while some neighbours have a rule, the pair of lowest rank, leftmost first, is joined.
+  /// Time O(n log n). Error (kMismatch) if a byte or character of the word has no token, nor one that stands
+  /// for it.
   void encode_word(std::string_view word, WordCache& cache, std::vector<std::int32_t>& ids) const;
 
-  /// Whether each byte value has a token of its own.
+  /// Whether a byte value has a token of its own.
   bool has_byte(unsigned char byte) const { return byte_ids_[byte] >= 0; }
 
  private:
@@ -58,14 +67,17 @@ class Bpe {
     const Ranked* found = rules_.find(pair_key(left, right));
     return found != nullptr ? *found : Ranked{};
   }
+  void append_bytes(std::string_view word, std::vector<std::int32_t>& ids) const;
+  void append_characters(std::string_view word, std::vector<std::int32_t>& ids) const;
   void merge_short(std::vector<std::int32_t>& ids, std::size_t first) const;
   void merge_long(std::vector<std::int32_t>& ids, std::size_t first) const;
 
   Vocabulary vocabulary_;
   std::vector<MergeRule> merges_;
   PairMap<Ranked> rules_;
-  std::array<std::int32_t, 256> byte_ids_;
-  bool ignore_merges_;
+  std::array<std::int32_t, 256> byte_ids_;   // -1 where there is none
+  std::array<std::int32_t, 128> ascii_ids_;  // of characters
+  BpeSettings settings_;
 };
 
 }  // namespace stem

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "core/error.h"
-#include "text/normalize.h"
 #include "text/tokenizer_data.h"
 #include "text/utf8.h"
 
@@ -31,21 +30,28 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool allow_sp
   ids.reserve(text.size() / 4 + 1);
   const CachePool::Lease cache(*caches_);
   const Data& data = *data_;
+  const char* const front = text.data();
   const auto encode_word = [&](std::string_view word) { data.model.encode_word(word, *cache, ids); };
-  const auto encode_normalized = [&](std::string_view piece, std::int32_t id) {
-    if (id >= 0) {
-      ids.push_back(id);
-    } else {
-      data.pre_tokenizer.for_each_word(piece, encode_word);
-    }
+  // `whole`: normalised text that nothing comes before, or null
+  const auto encode_normalized = [&](std::string_view normalized, const char* whole) {
+    data.normalized_finder.for_each_piece(
+        normalized, allow_special, [&](std::string_view piece, std::int32_t id) {
+          if (id >= 0) {
+            ids.push_back(id);
+          } else {
+            data.pre_tokenizer.for_each_word(piece, encode_word, piece.data() == whole);
+          }
+        });
   };
   const auto encode_raw = [&](std::string_view piece, std::int32_t id) {
+    const bool first = piece.data() == front;
     if (id >= 0) {
       ids.push_back(id);
-    } else if (data.nfc && !surely_nfc(piece)) {
-      data.normalized_finder.for_each_piece(to_nfc(piece), allow_special, encode_normalized);
+    } else if (data.normalizer.keeps(piece)) {
+      encode_normalized(piece, first ? piece.data() : nullptr);
     } else {
-      data.normalized_finder.for_each_piece(piece, allow_special, encode_normalized);
+      const std::string normalized = data.normalizer.apply(piece);
+      encode_normalized(normalized, first ? normalized.data() : nullptr);
     }
   };
   while (!text.empty()) {
@@ -59,11 +65,25 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool allow_sp
   return ids;
 }
 
-std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special) const {
+std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special, bool continues) const {
   std::string bytes;
+  bool first = !continues;
   for (const std::int32_t id : ids) {
-    if (skip_special && is_special(id)) continue;
-    bytes += data_->bytes(id);
+    if (!has_token(id) || (skip_special && is_special(id))) continue;
+    if (std::exchange(first, false)) {
+      bytes += data_->first_bytes(id);
+    } else {
+      bytes += data_->bytes(id);
+    }
+  }
+  if (!continues) {
+    const std::string& content = data_->decoder.strip_content();
+    std::size_t strip = 0;
+    for (std::size_t i = 0; i < data_->decoder.strip_count(); ++i) {
+      if (!std::string_view(bytes).substr(strip).starts_with(content)) break;
+      strip += content.size();
+    }
+    bytes.erase(0, strip);
   }
   if (utf8_valid_prefix(bytes) == bytes.size()) return bytes;
   std::string text;
@@ -87,10 +107,7 @@ bool Tokenizer::is_special(std::int32_t id) const {
 }
 
 std::optional<std::int32_t> Tokenizer::token_id(std::string_view bytes) const {
-  if (const auto found = data_->by_content.find(bytes); found != data_->by_content.end())
-    return found->second;
-  if (const auto id = data_->model.vocabulary().find_bytes(bytes)) return id;
-  return data_->model.vocabulary().find_literal(bytes);
+  return data_->find_bytes(bytes);
 }
 
 std::int32_t Tokenizer::vocab_size() const {
@@ -124,9 +141,36 @@ std::optional<std::int32_t> Tokenizer::bos_id() const {
   return config_.bos ? token_id(*config_.bos) : std::nullopt;
 }
 
+StreamDecoder::StreamDecoder(Tokenizer tokenizer, bool skip_special, bool continues)
+    : tokenizer_(std::move(tokenizer)), skip_special_(skip_special), continues_(continues) {
+  start();
+}
+
+void StreamDecoder::start() {
+  held_.clear();
+  first_ = !continues_;
+  strip_left_ = continues_ ? 0 : tokenizer_.data_->decoder.strip_count();
+}
+
 std::string StreamDecoder::push(std::int32_t id) {
   if (!tokenizer_.has_token(id) || (skip_special_ && tokenizer_.is_special(id))) return {};
-  held_ += tokenizer_.token_bytes(id);
+  const Tokenizer::Data& data = *tokenizer_.data_;
+  if (std::exchange(first_, false)) {
+    held_ += data.first_bytes(id);
+  } else {
+    held_ += data.bytes(id);
+  }
+  const std::string& content = data.decoder.strip_content();
+  while (strip_left_ > 0 && !held_.empty()) {
+    if (held_.starts_with(content)) {
+      held_.erase(0, content.size());
+      --strip_left_;
+    } else if (content.starts_with(held_)) {
+      return {};  // may yet become it
+    } else {
+      strip_left_ = 0;
+    }
+  }
   std::string text;
   held_.erase(0, append_lossy(held_, true, text));
   return text;
@@ -135,7 +179,7 @@ std::string StreamDecoder::push(std::int32_t id) {
 std::string StreamDecoder::finish() {
   std::string text;
   append_lossy(held_, false, text);
-  held_.clear();
+  start();
   return text;
 }
 

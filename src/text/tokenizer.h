@@ -1,4 +1,4 @@
-// Text to token ids and back: byte-level BPE, in the format of Hugging Face's tokenizer.json.
+// Text to token ids and back: BPE over bytes or characters, in the format of Hugging Face's tokenizer.json.
 #pragma once
 
 #include <cstddef>
@@ -21,12 +21,15 @@ namespace stem {
 /// several threads at once.
 ///
 /// Supported parts of a tokenizer.json; anything else is an Error (kFormat) that names it:
-///   model          BPE without dropout, prefix, suffix and byte_fallback
-///   normalizer     null, NFC, or a Sequence of these
-///   pre_tokenizer  ByteLevel, or a Sequence of Split, Digits and a last ByteLevel
-///   decoder        ByteLevel (or null)
+///   model          BPE without dropout, prefix and suffix; byte_fallback, unk_token and fuse_unk over
+///   characters normalizer     null, NFC, Prepend, Replace, or a Sequence of these pre_tokenizer  ByteLevel,
+///   Metaspace, or a Sequence of Split, Digits and a last one of these two. Without
+///                  ByteLevel, BPE is over characters; then null and Split or Digits alone are allowed, too.
+///   decoder        ByteLevel (or null) over bytes; over characters Metaspace, or a Sequence of Replace (of a
+///                  string), ByteFallback, Metaspace, Fuse, and Strip of the start
 ///   post_processor ByteLevel, TemplateProcessing, a Sequence of these: not applied by encode, but see
-///   prefix_ids added_tokens   all flags
+///                  prefix_ids
+///   added_tokens   all flags
 /// truncation and padding are kept but not applied.
 /// Source: https://huggingface.co/docs/tokenizers
 class Tokenizer {
@@ -39,6 +42,11 @@ class Tokenizer {
   /// From GPT-2's files: encoder.json (token to id) and vocab.bpe (a version line, then a merge a line).
   static Tokenizer from_gpt2(std::string_view encoder_json, std::string_view vocab_bpe,
                              std::string_view name);
+  /// From llama2.c's tokenizer file: the greatest length of a token, then, for each of `vocab_size` tokens,
+  /// score (f32), length (i32) and bytes, little-endian. Ids 0, 1 and 2 are unknown, begin (one of
+  /// prefix_ids) and end; bytes without a token of their own are written <0xNN>; a space is put in front of
+  /// every text. Source: https://github.com/karpathy/llama2.c
+  static Tokenizer from_llama2c(std::string_view bytes, std::int32_t vocab_size, std::string_view name);
   /// From a model and the other members of a tokenizer.json (`frame`, in which `model` may be absent).
   static Tokenizer from_model(Json frame, Vocabulary vocabulary, std::vector<MergeRule> merges,
                               std::string_view name);
@@ -52,12 +60,15 @@ class Tokenizer {
   /// The ids of `text`, without the additions of a post_processor. Special tokens written in the text become
   /// their ids, or are encoded like other text if `allow_special` is false (text from outside in a prompt).
   /// Bytes that are not UTF-8 are encoded one by one; use check_utf8 to refuse them. Error (kMismatch) if the
-  /// vocabulary lacks a byte that occurs.
+  /// vocabulary lacks a byte or character that occurs, and has nothing to stand for it.
   std::vector<std::int32_t> encode(std::string_view text, bool allow_special = true) const;
 
   /// The text of `ids`: always UTF-8, U+FFFD where the bytes are none. Ids without a token (padding rows of a
-  /// model's vocabulary) decode to nothing, as do special tokens if `skip_special`.
-  std::string decode(std::span<const std::int32_t> ids, bool skip_special = false) const;
+  /// model's vocabulary) decode to nothing, as do special tokens if `skip_special`. Tokenizers that put a
+  /// space in front of a text take it off again, unless the ids are not the start of a text but what
+  /// `continues` one.
+  std::string decode(std::span<const std::int32_t> ids, bool skip_special = false,
+                     bool continues = false) const;
 
   /// The exact bytes of a token; of an added token, its content. Error (kNotFound) if there is no such id.
   std::string token_bytes(std::int32_t id) const;
@@ -86,6 +97,7 @@ class Tokenizer {
   Tokenizer with_chat_template(std::string chat_template) const;
 
  private:
+  friend class StreamDecoder;
   struct Data;
   struct Config {
     std::optional<std::string> chat_template, bos, eos;
@@ -102,8 +114,8 @@ class Tokenizer {
 /// has come, never in parts. The results of all push calls and finish(), joined, equal Tokenizer::decode.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(Tokenizer tokenizer, bool skip_special = false)
-      : tokenizer_(std::move(tokenizer)), skip_special_(skip_special) {}
+  /// `continues`: as in Tokenizer::decode, for what a model writes after a prompt.
+  explicit StreamDecoder(Tokenizer tokenizer, bool skip_special = false, bool continues = false);
 
   /// The text that `id` completes; may be empty.
   std::string push(std::int32_t id);
@@ -111,9 +123,13 @@ class StreamDecoder {
   std::string finish();
 
  private:
+  void start();
+
   Tokenizer tokenizer_;
-  bool skip_special_;
-  std::string held_;  // the first bytes of a character
+  bool skip_special_, continues_;
+  bool first_ = true;           // no token came yet
+  std::size_t strip_left_ = 0;  // how much may still be taken off the front
+  std::string held_;            // the first bytes of a character
 };
 
 }  // namespace stem

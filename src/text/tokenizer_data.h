@@ -4,10 +4,18 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "text/normalizer.h"
 #include "text/pre_tokenizer.h"
+#include "text/token_decoder.h"
 #include "text/tokenizer.h"
 
 namespace stem {
+
+/// `name: field`, for errors about what is inside a field.
+std::string within(std::string_view name, std::string_view field);
+
+/// The `pre_tokenizer` of a tokenizer.json; null if it is absent.
+const Json& pre_tokenizer_of(const Json& frame);
 
 struct Tokenizer::Data {
   Data(Json frame_, Bpe model_, const std::string& name);
@@ -15,7 +23,8 @@ struct Tokenizer::Data {
   Json frame;  // the tokenizer.json without model.vocab and model.merges
   Bpe model;
   PreTokenizer pre_tokenizer;
-  bool nfc = false;
+  Normalizer normalizer;
+  TokenDecoder decoder;
   std::vector<AddedToken> added;                        // in the file's order
   std::unordered_map<std::int32_t, std::size_t> by_id;  // into `added`
   StringMap<std::int32_t> by_content;
@@ -24,11 +33,19 @@ struct Tokenizer::Data {
 
   /// The bytes of a token, added or not; empty if there is none.
   std::string_view bytes(std::int32_t id) const;
+  /// The same at the front of a text.
+  std::string first_bytes(std::int32_t id) const;
+  std::optional<std::int32_t> find_bytes(std::string_view bytes) const;
   bool special(std::int32_t id) const;
 
  private:
   void add_tokens(const std::string& name);
   void read_post_processor(const Json* json, const std::string& name, int depth);
+  void decode_tokens();
+
+  // Of a vocabulary of text: what its tokens and the added ones decode to, and back.
+  std::vector<std::string> decoded_;
+  StringMap<std::int32_t> by_bytes_;
 };
 
 /// Word caches, one per concurrent encode call, so that encoding takes a lock only to fetch one.

@@ -4,7 +4,6 @@
 #include "core/error.h"
 #include "io/file.h"
 #include "text/merge_rules.h"
-#include "text/normalize.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_data.h"
 #include "text/utf8.h"
@@ -13,13 +12,6 @@ namespace stem {
 namespace {
 
 constexpr std::uint64_t kMaxFileBytes = 64 << 20;
-constexpr std::size_t kMaxAddedTokens = 100'000;
-constexpr int kMaxDepth = 8;  // of Sequences within Sequences
-
-// `name: field` for errors about what is inside a field.
-std::string within(std::string_view name, std::string_view field) {
-  return fmt::format("{}: {}", name, field);
-}
 
 // Appends without looking for an equal key, which an ordered object does by a linear search.
 void append(Json& object, std::string key, Json value) {
@@ -27,7 +19,7 @@ void append(Json& object, std::string key, Json value) {
   static_cast<Json::object_t::Container&>(entries).emplace_back(std::move(key), std::move(value));
 }
 
-void check_type(const Json& model, const std::string& name) {
+void check_type(const Json& model, bool byte_level, const std::string& name) {
   // Files written before the field existed leave it out.
   const std::string type = get_string_or(model, "type", name, "BPE");
   if (type != "BPE") fail(ErrorCode::kFormat, "{}: type: expected \"BPE\", found {}", name, shown(type));
@@ -41,13 +33,16 @@ void check_type(const Json& model, const std::string& name) {
   if (get_number_or(model, "dropout", name, 0, 1, 0) != 0) {
     fail(ErrorCode::kFormat, "{}: dropout: unsupported: expected null or 0", name);
   }
-  if (get_bool_or(model, "byte_fallback", name, false)) {
-    fail(ErrorCode::kFormat, "{}: byte_fallback: unsupported: expected false, found true", name);
+  if (byte_level && get_bool_or(model, "byte_fallback", name, false)) {
+    fail(ErrorCode::kFormat, "{}: byte_fallback: unsupported: expected false with ByteLevel, found true",
+         name);
   }
 }
 
-// An unknown token never applies if every byte of well-formed UTF-8 has a token; else it would lose text.
+// In byte-level BPE an unknown token never applies if every byte of well-formed UTF-8 has a token; else it
+// would lose text.
 void check_unknown_token(const Json& model, const Bpe& bpe, const std::string& name) {
+  if (bpe.vocabulary().spelling() == Spelling::kText) return;
   if (find_field(model, "unk_token", name) == nullptr) return;
   const std::string unknown = get_string(model, "unk_token", name);
   for (unsigned byte = 0; byte < 256; ++byte) {
@@ -60,9 +55,25 @@ void check_unknown_token(const Json& model, const Bpe& bpe, const std::string& n
   }
 }
 
-Vocabulary read_vocabulary(const Json& json, const std::string& name) {
+BpeSettings read_settings(const Json& model, const Vocabulary& vocabulary, const std::string& name) {
+  BpeSettings settings;
+  settings.ignore_merges = get_bool_or(model, "ignore_merges", name, false);
+  if (vocabulary.spelling() == Spelling::kByteAlphabet) return settings;
+  settings.byte_fallback = get_bool_or(model, "byte_fallback", name, false);
+  settings.fuse_unknown = get_bool_or(model, "fuse_unk", name, false);
+  if (find_field(model, "unk_token", name) != nullptr) {
+    const std::string unknown = get_string(model, "unk_token", name);
+    settings.unknown = vocabulary.find_written(unknown);
+    if (!settings.unknown) {
+      fail(ErrorCode::kFormat, "{}: unk_token: {} is not in the vocabulary", name, shown(unknown));
+    }
+  }
+  return settings;
+}
+
+Vocabulary read_vocabulary(const Json& json, Spelling spelling, const std::string& name) {
   if (!json.is_object()) fail(ErrorCode::kFormat, "{}: expected an object, found {}", name, shown(json));
-  Vocabulary vocabulary;
+  Vocabulary vocabulary(spelling);
   vocabulary.reserve(json.size());
   for (const auto& [written, id] : json.items()) {
     if (!id.is_number_integer() ||
@@ -93,29 +104,6 @@ std::vector<MergeRule> read_merges(const Json& json, const Vocabulary& vocabular
   return merges;
 }
 
-bool read_normalizer(const Json* json, const std::string& name, int depth = 0) {
-  if (json == nullptr) return false;
-  const std::string type = get_string(*json, "type", name);
-  if (type == "NFC") return true;
-  if (type != "Sequence" || depth >= kMaxDepth) {
-    fail(ErrorCode::kFormat, "{}: type: expected NFC or a Sequence of NFC, found {}", name, shown(type));
-  }
-  bool nfc = false;
-  for (const Json& step : get_array(*json, "normalizers", name))
-    nfc |= read_normalizer(&step, name, depth + 1);
-  return nfc;
-}
-
-void check_decoder(const Json* json, const std::string& name, int depth = 0) {
-  if (json == nullptr) return;
-  const std::string type = get_string(*json, "type", name);
-  if (type == "ByteLevel") return;
-  if (type != "Sequence" || depth >= kMaxDepth) {
-    fail(ErrorCode::kFormat, "{}: type: expected ByteLevel, found {}", name, shown(type));
-  }
-  for (const Json& step : get_array(*json, "decoders", name)) check_decoder(&step, name, depth + 1);
-}
-
 // bos_token and eos_token are strings or objects with the string in `content`.
 std::optional<std::string> read_token_name(const Json& config, const char* key, std::string_view name) {
   const Json* field = find_field(config, key, name);
@@ -138,96 +126,6 @@ std::optional<std::string> read_chat_template(const Json& config, std::string_vi
 
 }  // namespace
 
-Tokenizer::Data::Data(Json frame_, Bpe model_, const std::string& name)
-    : frame(std::move(frame_)),
-      model(std::move(model_)),
-      pre_tokenizer(frame.contains("pre_tokenizer") ? frame["pre_tokenizer"] : Json(),
-                    within(name, "pre_tokenizer")) {
-  nfc = read_normalizer(find_field(frame, "normalizer", name), within(name, "normalizer"));
-  check_decoder(find_field(frame, "decoder", name), within(name, "decoder"));
-  add_tokens(name);
-  read_post_processor(find_field(frame, "post_processor", name), within(name, "post_processor"), 0);
-}
-
-void Tokenizer::Data::add_tokens(const std::string& file) {
-  if (find_field(frame, "added_tokens", file) == nullptr) return;
-  const std::string name = within(file, "added_tokens");
-  for (const Json& json : get_array(frame, "added_tokens", file, kMaxAddedTokens)) {
-    AddedToken token;
-    token.id = static_cast<std::int32_t>(get_int(json, "id", name, 0, Vocabulary::kMaxId));
-    token.content = get_string(json, "content", name, AddedTokenFinder::kMaxContentBytes);
-    token.special = get_bool_or(json, "special", name, false);
-    token.single_word = get_bool_or(json, "single_word", name, false);
-    token.lstrip = get_bool_or(json, "lstrip", name, false);
-    token.rstrip = get_bool_or(json, "rstrip", name, false);
-    token.normalized = get_bool_or(json, "normalized", name, !token.special);
-    if (token.content.empty()) fail(ErrorCode::kFormat, "{}: id {}: the content is empty", name, token.id);
-    const Vocabulary& vocabulary = model.vocabulary();
-    const std::optional<std::int32_t> known = vocabulary.find_written(token.content);
-    if (known && *known != token.id) {
-      fail(ErrorCode::kFormat, "{}: {} has id {}, but {} in the vocabulary", name, shown(token.content),
-           token.id, *known);
-    }
-    if (!known && vocabulary.contains(token.id)) {
-      fail(ErrorCode::kFormat, "{}: id {} is given to {}, but to {} in the vocabulary", name, token.id,
-           shown(token.content), shown(vocabulary.written(token.id)));
-    }
-    if (!by_id.emplace(token.id, added.size()).second) {
-      fail(ErrorCode::kFormat, "{}: id {} occurs twice", name, token.id);
-    }
-    if (!by_content.emplace(token.content, token.id).second) {
-      fail(ErrorCode::kFormat, "{}: {} occurs twice", name, shown(token.content));
-    }
-    if (token.normalized) {
-      normalized_finder.add(nfc ? to_nfc(token.content) : token.content, token);
-    } else {
-      raw_finder.add(token.content, token);
-    }
-    added.push_back(std::move(token));
-  }
-}
-
-void Tokenizer::Data::read_post_processor(const Json* json, const std::string& name, int depth) {
-  if (json == nullptr) return;
-  const std::string type = get_string(*json, "type", name);
-  if (type == "ByteLevel") return;
-  if (type == "Sequence" && depth < kMaxDepth) {
-    for (const Json& step : get_array(*json, "processors", name)) read_post_processor(&step, name, depth + 1);
-    return;
-  }
-  if (type != "TemplateProcessing") {
-    fail(ErrorCode::kFormat, "{}: type: expected ByteLevel, TemplateProcessing or Sequence, found {}", name,
-         shown(type));
-  }
-  const std::string special_name = within(name, "special_tokens");
-  const std::string single_name = within(name, "single");
-  bool seen_text = false;
-  for (const Json& piece : get_array(*json, "single", name, 256)) {
-    const Json* special_token = find_field(piece, "SpecialToken", single_name);
-    if (special_token == nullptr) {
-      get_object(piece, "Sequence", single_name);
-      if (seen_text) fail(ErrorCode::kFormat, "{}: unsupported: the text occurs twice", single_name);
-      seen_text = true;
-      continue;
-    }
-    const std::string id = get_string(*special_token, "id", single_name);
-    const Json& entry = get_object(get_object(*json, "special_tokens", name), id, special_name);
-    for (const std::int64_t value : get_ints(entry, "ids", special_name, 0, Vocabulary::kMaxId, 256)) {
-      (seen_text ? suffix : prefix).push_back(static_cast<std::int32_t>(value));
-    }
-  }
-}
-
-std::string_view Tokenizer::Data::bytes(std::int32_t id) const {
-  const auto found = by_id.find(id);
-  return found != by_id.end() ? std::string_view(added[found->second].content) : model.vocabulary().bytes(id);
-}
-
-bool Tokenizer::Data::special(std::int32_t id) const {
-  const auto found = by_id.find(id);
-  return found != by_id.end() && added[found->second].special;
-}
-
 Tokenizer Tokenizer::from_model(Json frame, Vocabulary vocabulary, std::vector<MergeRule> merges,
                                 std::string_view name) {
   const std::string file(name);
@@ -243,8 +141,8 @@ Tokenizer Tokenizer::from_model(Json frame, Vocabulary vocabulary, std::vector<M
                 {"ignore_merges", false}};
   }
   const std::string model_name = within(name, "model");
-  const bool ignore_merges = get_bool_or(settings, "ignore_merges", model_name, false);
-  Bpe model(std::move(vocabulary), std::move(merges), ignore_merges);
+  const BpeSettings bpe_settings = read_settings(settings, vocabulary, model_name);
+  Bpe model(std::move(vocabulary), std::move(merges), bpe_settings);
   check_unknown_token(settings, model, model_name);
   Tokenizer tokenizer;
   tokenizer.data_ = std::make_shared<const Data>(std::move(frame), std::move(model), file);
@@ -257,9 +155,11 @@ Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
   if (!json.is_object()) fail(ErrorCode::kFormat, "{}: expected an object, found {}", name, shown(json));
   const Json& model = get_object(json, "model", name);
   const std::string model_name = within(name, "model");
-  check_type(model, model_name);
+  const bool byte_level = PreTokenizer(pre_tokenizer_of(json), within(name, "pre_tokenizer")).byte_level();
+  check_type(model, byte_level, model_name);
   Vocabulary vocabulary =
-      read_vocabulary(get_object(model, "vocab", model_name), within(model_name, "vocab"));
+      read_vocabulary(get_object(model, "vocab", model_name),
+                      byte_level ? Spelling::kByteAlphabet : Spelling::kText, within(model_name, "vocab"));
   std::vector<MergeRule> merges = read_merges(get_array(model, "merges", model_name, kMaxMerges), vocabulary,
                                               within(model_name, "merges"));
   json["model"].erase("vocab");
@@ -270,7 +170,7 @@ Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
 Tokenizer Tokenizer::from_gpt2(std::string_view encoder_json, std::string_view vocab_bpe,
                                std::string_view name) {
   const std::string file(name);
-  Vocabulary vocabulary = read_vocabulary(parse_json(encoder_json, name), file);
+  Vocabulary vocabulary = read_vocabulary(parse_json(encoder_json, name), Spelling::kByteAlphabet, file);
   check_utf8(vocab_bpe, name);
   std::vector<MergeRule> merges;
   for (bool first = true; !vocab_bpe.empty(); first = false) {

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "text/merge_rules.h"
 #include "text/pre_tokenizer.h"
+#include "text/token_decoder.h"
 #include "text/utf8.h"
 
 namespace stem {
@@ -283,6 +284,65 @@ Tokenizer tokenizer_from_pieces(const VocabularyPieces& pieces, std::string_view
     tokenizer = tokenizer.with_chat_template(*pieces.chat_template);
   }
   return tokenizer;
+}
+
+Tokenizer Tokenizer::from_llama2c(std::string_view bytes, std::int32_t vocab_size, std::string_view name) {
+  static_assert(std::endian::native == std::endian::little);
+  const std::size_t size = bytes.size();
+  const auto read = [&](auto& value, std::string_view what) {
+    if (bytes.size() < sizeof value) {
+      fail(ErrorCode::kFormat, "{}: byte {}: expected {}, found the end of the file", name,
+           size - bytes.size(), what);
+    }
+    std::memcpy(&value, bytes.data(), sizeof value);
+    bytes.remove_prefix(sizeof value);
+  };
+  if (vocab_size < 3 || vocab_size > Vocabulary::kMaxId) {
+    fail(ErrorCode::kFormat, "{}: expected a vocabulary of 3 to {} tokens, found {}", name,
+         Vocabulary::kMaxId, vocab_size);
+  }
+  std::int32_t longest = 0;
+  read(longest, "the greatest length of a token");
+  VocabularyPieces pieces;
+  pieces.model = "llama";
+  for (std::int32_t id = 0; id < vocab_size; ++id) {
+    float score = 0;
+    std::int32_t length = 0;
+    read(score, "a score");
+    read(length, "a length");
+    if (length < 0 || static_cast<std::size_t>(length) > bytes.size()) {
+      fail(ErrorCode::kFormat, "{}: token {}: expected a length of at most {} bytes, which follow, found {}",
+           name, id, bytes.size(), length);
+    }
+    const std::string_view text = bytes.substr(0, static_cast<std::size_t>(length));
+    bytes.remove_prefix(text.size());
+    std::string token;
+    for (const char c : text) {
+      if (c == ' ') {
+        token += kSpaceMark;
+      } else {
+        token += c;
+      }
+    }
+    // The file holds the two with line ends around them, for looks.
+    if (id == 1) token = "<s>";
+    if (id == 2) token = "</s>";
+    const GgufTokenType type = id == 0                     ? GgufTokenType::kUnknown
+                               : id <= 2                   ? GgufTokenType::kControl
+                               : byte_of_token(token) >= 0 ? GgufTokenType::kByte
+                                                           : GgufTokenType::kNormal;
+    pieces.types.push_back(static_cast<std::int32_t>(type));
+    pieces.tokens.push_back(std::move(token));
+    pieces.scores.push_back(score);
+  }
+  if (!bytes.empty()) {
+    fail(ErrorCode::kFormat, "{}: {} bytes after the last of {} tokens", name, bytes.size(), vocab_size);
+  }
+  pieces.unk = 0;
+  pieces.bos = 1;
+  pieces.eos = 2;
+  pieces.add_bos = true;
+  return tokenizer_from_pieces(pieces, name);
 }
 
 }  // namespace stem
