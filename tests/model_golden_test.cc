@@ -197,13 +197,17 @@ constexpr Case kCases[] = {{"dense_tied", "reference"},
                            {"stem_additive_tied", "reference"},
                            {"hash_moe_tied", "reference"},
                            {"moe_untied", "reference"},
+                           {"qwen2_tied", "reference"},
+                           {"qwen3_untied", "reference"},
                            {"dense_tied", "cpu"},
                            {"stem_untied", "cpu"},
                            {"stem_full_tied", "cpu"},
                            {"stem_gate_untied", "cpu"},
                            {"stem_additive_tied", "cpu"},
                            {"hash_moe_tied", "cpu"},
-                           {"moe_untied", "cpu"}};
+                           {"moe_untied", "cpu"},
+                           {"qwen2_tied", "cpu"},
+                           {"qwen3_untied", "cpu"}};
 INSTANTIATE_TEST_SUITE_P(PyTorch, ModelGolden, testing::ValuesIn(kCases), [](const auto& test) {
   return std::string(test.param.golden) + "_" + test.param.backend;
 });
@@ -253,7 +257,8 @@ TEST_P(ModelGradient, AgreesWithCentralDifferences) {
 
 INSTANTIATE_TEST_SUITE_P(F64, ModelGradient,
                          testing::Values("dense_tied", "stem_untied", "stem_full_tied", "stem_gate_untied",
-                                         "stem_additive_tied", "hash_moe_tied", "moe_untied"),
+                                         "stem_additive_tied", "hash_moe_tied", "moe_untied", "qwen2_tied",
+                                         "qwen3_untied"),
                          [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

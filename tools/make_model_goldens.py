@@ -2,7 +2,7 @@
 """Writes tests/golden/model/<case>.safetensors: a small STEM model, a batch, and what PyTorch computes from them.
 
 A plain, independent implementation of the model: a Llama decoder (RoPE on half-split heads, RMSNorm, grouped-query
-attention that stays inside its segment) whose FFN is dense, stem, stem_gate, stem_additive, hash_moe or moe. Each file holds
+attention that stays inside its segment; Qwen2's biases and Qwen3's norms of queries and keys where asked for) whose FFN is dense, stem, stem_gate, stem_additive, hash_moe or moe. Each file holds
 the weights under Llama's names (experts: Mixtral's scheme), the table "stem.table" [V, S, F], the batch ("tokens",
 "positions", "targets" [N], "segments" [n, 2]: first row and length), "logits" [N, V], "loss" (mean cross-entropy over targets
 >= 0), "auxiliary" (moe: the routers' balance and z losses with their coefficients), "grad.<name>" of every parameter (of
@@ -39,6 +39,11 @@ CASES = {
                           num_experts_per_tok=1, moe_intermediate_size=48, hash_seed=9),
     "moe_untied": dict(ffn_variant="moe", stem_layers=[1, 2], tie_word_embeddings=False, seed=7, num_local_experts=4,
                        num_experts_per_tok=2, moe_intermediate_size=24, router_aux_loss_coef=0.1, router_z_loss_coef=0.02),
+    "qwen2_tied": dict(ffn_variant="stem_additive", stem_layers=[0, 1, 2, 3], tie_word_embeddings=True, seed=8, qkv_bias=True,
+                       rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                         original_max_position_embeddings=32)),
+    "qwen3_untied": dict(ffn_variant="stem", stem_layers=[1, 3], tie_word_embeddings=False, seed=9, qk_norm=True, head_dim=16,
+                         rope_scaling=dict(rope_type="linear", factor=2.0)),
 }
 # Two sequences of 24 tokens; the documents in them do not see one another.
 SEGMENTS = [(0, 9), (9, 1), (10, 14), (24, 24)]
@@ -52,13 +57,19 @@ def make_weights(c, rng):
     d, f, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     q, kv = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
     normal = lambda shape, sigma: torch.from_numpy(rng.normal(0, sigma, shape).astype(np.float32))
-    norm = lambda: torch.from_numpy((1 + 0.2 * rng.standard_normal(d)).astype(np.float32))
+    norm = lambda n=d: torch.from_numpy((1 + 0.2 * rng.standard_normal(n)).astype(np.float32))
     w = {EMBED: normal((v, d), 0.5)}
     for l in range(c["num_hidden_layers"]):
         p = f"model.layers.{l}."
         w[p + "input_layernorm.weight"] = norm()
         for name, shape in (("q", (q, d)), ("k", (kv, d)), ("v", (kv, d)), ("o", (d, q))):
             w[f"{p}self_attn.{name}_proj.weight"] = normal(shape, 1.5 / math.sqrt(d))
+        if c.get("qkv_bias"):
+            for name, n in (("q", q), ("k", kv), ("v", kv)):
+                w[f"{p}self_attn.{name}_proj.bias"] = normal(n, 0.5)
+        if c.get("qk_norm"):
+            for name in "qk":
+                w[f"{p}self_attn.{name}_norm.weight"] = norm(c["head_dim"])
         w[p + "post_attention_layernorm.weight"] = norm()
         variant = c["ffn_variant"] if l in c["stem_layers"] else "dense"
         if variant in MIXTURES:
@@ -102,10 +113,25 @@ def rms_norm(x, weight, eps):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def rope(x, positions, theta):
+def scaled(frequency, scaling):
+    """Rotary frequencies stretched as transformers' rope types linear and llama3 do."""
+    if scaling is None:
+        return frequency
+    factor = scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return frequency / factor
+    low, high, original = (scaling[key] for key in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
+    wavelength = 2 * math.pi / frequency
+    smooth = (original / wavelength - low) / (high - low)
+    between = (1 - smooth) * frequency / factor + smooth * frequency
+    return torch.where(wavelength < original / high, frequency,
+                       torch.where(wavelength > original / low, frequency / factor, between))
+
+
+def rope(x, positions, theta, scaling):
     """x [N, heads, A]: component i turns with component i + A/2 by positions · theta^(-2i/A)."""
     a = x.shape[-1]
-    frequency = theta ** (-torch.arange(0, a, 2, dtype=torch.float64) / a)
+    frequency = scaled(theta ** (-torch.arange(0, a, 2, dtype=torch.float64) / a), scaling)
     angle = positions.double()[:, None] * frequency
     cos, sin = angle.cos().to(x.dtype)[:, None], angle.sin().to(x.dtype)[:, None]
     first, second = x[..., :a // 2], x[..., a // 2:]
@@ -115,9 +141,17 @@ def rope(x, positions, theta):
 def attention(c, w, p, x, batch):
     n, a = x.shape[0], c["head_dim"]
     h, k = c["num_attention_heads"], c["num_key_value_heads"]
-    query = rope((x @ w[p + "q_proj.weight"].T).view(n, h, a), batch["positions"], c["rope_theta"])
-    key = rope((x @ w[p + "k_proj.weight"].T).view(n, k, a), batch["positions"], c["rope_theta"])
-    value = (x @ w[p + "v_proj.weight"].T).view(n, k, a)
+
+    def heads_of(name, count):
+        y = x @ w[f"{p}{name}_proj.weight"].T
+        if c.get("qkv_bias"):
+            y = y + w[f"{p}{name}_proj.bias"]
+        y = y.view(n, count, a)
+        if c.get("qk_norm") and name != "v":
+            y = rms_norm(y, w[f"{p}{name}_norm.weight"], c["rms_norm_eps"])
+        return y if name == "v" else rope(y, batch["positions"], c["rope_theta"], c.get("rope_scaling"))
+
+    query, key, value = heads_of("q", h), heads_of("k", k), heads_of("v", k)
     parts = []
     for first, length in batch["segments"].tolist():
         rows = slice(first, first + length)

@@ -35,6 +35,8 @@ std::vector<Key> keys_of(Settings& s) {
       {"model.ffn", "width of the FFN and of a row, F", &s.model.ffn, 1, kCount},
       {"model.max_positions", "longest context", &s.model.max_positions, 1, kCount},
       {"model.rope_theta", "base of the rotary angles", &s.model.rope_theta, 1, 1e12},
+      {"model.qkv_bias", "q, k and v have biases, as in Qwen2", &s.model.qkv_bias},
+      {"model.qk_norm", "heads of q and k are normed, as in Qwen3", &s.model.qk_norm},
       {"model.tied", "output head is the token embedding", &s.model.tied},
       {"model.variant", "dense, stem, stem_gate, stem_additive, hash_moe or moe", &s.variant},
       {"model.stem_layers", "third, half, full, none or a list such as \"1,4\"", &s.stem_layers},

@@ -65,6 +65,7 @@ double activation_bytes(const ModelConfig& c, Precision p, double n) {
   for (std::int64_t l = 0; l < c.layers; ++l) {
     wide += 2 * d + 2 + static_cast<double>(c.heads);
     narrow += 2 * d + static_cast<double>(c.qkv_width()) + attended;
+    if (c.qk_norm) wide += static_cast<double>((c.heads + c.kv_heads) * (c.head_width + 1));
     if (c.is_mixture(l)) {  // ExpertsSaved: input, gate and up, product, output of every chosen expert
       const auto chosen = static_cast<double>(e.chosen), f_expert = static_cast<double>(e.width);
       narrow += (chosen + static_cast<double>(e.experts) * kExpertAlignment / n) * (2 * d + 3 * f_expert);

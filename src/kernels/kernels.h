@@ -62,8 +62,15 @@ struct NormKernels {
   void (*rms_norm_forward)(Out y, Out inv_rms, In x, In weight, double eps);
 
   /// d_x += …, d_weight += …  d_y [N, D] wide or narrow; d_weight may be null. `copy`, when given, has d_y's
-  /// dtype and receives the new d_x.
+  /// dtype and receives the new d_x; it may be d_y itself.
   void (*rms_norm_backward)(Out d_x, Out copy, Out d_weight, In d_y, In x, In weight, In inv_rms);
+};
+
+struct BiasKernels {
+  /// y [N, D] += bias [1, D] in every row. y narrow or wide, bias wide.
+  void (*add_bias)(Out y, In bias);
+  /// d_bias [1, D] wide += Σ_n d_y[n]. d_y narrow or wide.
+  void (*add_bias_backward)(Out d_bias, In d_y);
 };
 
 struct RopeKernels {
@@ -211,6 +218,7 @@ struct Kernels {
   const char* name = "";
   GemmKernels gemm;
   NormKernels norm;
+  BiasKernels bias;
   RopeKernels rope;
   AttentionKernels attention;
   GluKernels glu;

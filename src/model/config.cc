@@ -160,6 +160,54 @@ std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t
   return chosen;
 }
 
+RopeScaling rope_scaling_from_json(const Json& json, std::string_view source) {
+  RopeScaling s;
+  if (json.is_null()) return s;
+  const std::string name = fmt::format("{}: rope_scaling", source);
+  if (!json.is_object())
+    fail(ErrorCode::kFormat, "{}: expected null or an object, found {}", name, json.dump());
+  const std::string type = get_string(json, json.contains("rope_type") ? "rope_type" : "type", name);
+  const auto positive = [&](const char* key) {
+    const double value = get_number(json, key, name);
+    if (!(value > 0) || !(value < 1e9))
+      fail(ErrorCode::kMismatch, "{}: {}: expected a number above 0, found {}", name, key, value);
+    return value;
+  };
+  if (type == "default") return s;
+  if (type != "linear" && type != "llama3")
+    fail(ErrorCode::kMismatch, "{}: rope_type: expected default, linear or llama3, found \"{}\"", name, type);
+  s.kind = type == "linear" ? RopeScaling::Kind::linear : RopeScaling::Kind::llama3;
+  s.factor = positive("factor");
+  if (s.kind == RopeScaling::Kind::linear) return s;
+  s.low = positive("low_freq_factor");
+  s.high = positive("high_freq_factor");
+  s.original_positions = positive("original_max_position_embeddings");
+  if (!(s.high > s.low))
+    fail(ErrorCode::kMismatch, "{}: high_freq_factor: expected more than low_freq_factor = {}, found {}",
+         name, s.low, s.high);
+  return s;
+}
+
+namespace {
+
+Json rope_scaling_to_json(const RopeScaling& s) {
+  switch (s.kind) {
+    case RopeScaling::Kind::none:
+      break;
+    case RopeScaling::Kind::linear:
+      return {{"rope_type", "linear"}, {"factor", s.factor}};
+    case RopeScaling::Kind::llama3:
+      return {{"rope_type", "llama3"},
+              {"factor", s.factor},
+              {"low_freq_factor", s.low},
+              {"high_freq_factor", s.high},
+              {"original_max_position_embeddings", static_cast<std::int64_t>(s.original_positions)}};
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 Json config_to_json(const ModelConfig& c, std::string_view torch_dtype) {
   Json json{{"architectures", {"StemForCausalLM"}},
             {"model_type", "stem"},
@@ -172,13 +220,15 @@ Json config_to_json(const ModelConfig& c, std::string_view torch_dtype) {
             {"head_dim", c.head_width},
             {"rms_norm_eps", c.norm_eps},
             {"rope_theta", c.rope_theta},
-            {"rope_scaling", nullptr},
+            {"rope_scaling", rope_scaling_to_json(c.rope_scaling)},
             {"max_position_embeddings", c.max_positions},
             {"tie_word_embeddings", c.tied},
             {"torch_dtype", torch_dtype},
             {"hidden_act", "silu"},
             {"ffn_variant", name_of(c.variant)},
             {"stem_layers", c.stem_layers}};
+  if (c.qkv_bias) json["qkv_bias"] = true;
+  if (c.qk_norm) json["qk_norm"] = true;
   if (c.has_experts()) {
     const ExpertShape shape = c.expert_shape();
     json["num_local_experts"] = shape.experts;
@@ -197,11 +247,8 @@ ModelConfig config_from_json(const Json& json, std::string_view source) {
   if (const std::string type = get_string(json, "model_type", source); type != "stem") {
     fail(ErrorCode::kMismatch, "{}: model_type: expected \"stem\", found \"{}\"", source, type);
   }
-  if (json.contains("rope_scaling") && !json["rope_scaling"].is_null()) {
-    fail(ErrorCode::kMismatch, "{}: rope_scaling: expected null (no scaling is known yet), found {}", source,
-         json["rope_scaling"].dump());
-  }
   ModelConfig c;
+  if (json.contains("rope_scaling")) c.rope_scaling = rope_scaling_from_json(json["rope_scaling"], source);
   const auto extent = [&](const char* key) { return get_int(json, key, source, 1, kMaxExtent); };
   c.vocab = extent("vocab_size");
   c.width = extent("hidden_size");
@@ -217,6 +264,8 @@ ModelConfig config_from_json(const Json& json, std::string_view source) {
   c.max_positions = extent("max_position_embeddings");
   c.norm_eps = get_number(json, "rms_norm_eps", source);
   c.rope_theta = get_number(json, "rope_theta", source);
+  c.qkv_bias = json.contains("qkv_bias") && get_bool(json, "qkv_bias", source);
+  c.qk_norm = json.contains("qk_norm") && get_bool(json, "qk_norm", source);
   c.tied = get_bool(json, "tie_word_embeddings", source);
   c.variant = ffn_variant_from(get_string(json, "ffn_variant", source));
   for (const Json& layer : get_array(json, "stem_layers", source)) {

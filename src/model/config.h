@@ -8,6 +8,7 @@
 
 #include "core/batch.h"
 #include "io/json.h"
+#include "ops/attention.h"
 #include "tables/table.h"
 
 namespace stem {
@@ -48,7 +49,10 @@ struct ModelConfig {
   std::int64_t max_positions = 256;
   double norm_eps = 1e-5;
   double rope_theta = 10000.0;
-  bool tied = true;  ///< output head is the token embedding
+  RopeScaling rope_scaling;
+  bool qkv_bias = false;  ///< q, k and v have biases (Qwen2)
+  bool qk_norm = false;   ///< heads of q and k are normed before they are rotated (Qwen3)
+  bool tied = true;       ///< output head is the token embedding
   FfnVariant variant = FfnVariant::stem;
   std::vector<std::int64_t>
       stem_layers;        ///< where `variant` applies: ascending, distinct, < L; empty only for a dense model
@@ -83,6 +87,10 @@ struct ModelConfig {
 /// "1,4". Source: stem-spec §1. Throws kUsage naming `source` and the field for anything else.
 std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers,
                                            std::string_view source);
+
+/// The `rope_scaling` of a config.json: null, or rope_type default, linear or llama3 with its numbers. Throws
+/// Error naming `source`, the key, what was expected and found.
+RopeScaling rope_scaling_from_json(const Json& json, std::string_view source);
 
 /// config.json both ways. `torch_dtype` is the type of the dense weights ("float32" or "bfloat16").
 Json config_to_json(const ModelConfig& config, std::string_view torch_dtype);

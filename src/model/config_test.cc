@@ -147,6 +147,19 @@ TEST(ModelConfig, JsonRoundTrip) {
   EXPECT_EQ(config_to_json(back, "bfloat16"), json);
 }
 
+TEST(ModelConfig, WhatLlamaQwen2AndQwen3AddRoundTripsThroughJson) {
+  ModelConfig c = good();
+  EXPECT_FALSE(config_to_json(c, "float32").contains("qkv_bias"));
+  EXPECT_TRUE(config_to_json(c, "float32")["rope_scaling"].is_null());
+  c.qkv_bias = c.qk_norm = true;
+  c.rope_scaling = {RopeScaling::Kind::llama3, 32, 1, 4, 8192};
+  const Json json = config_to_json(c, "float32");
+  EXPECT_EQ(config_to_json(config_from_json(parse_json(json.dump(), "x"), "x"), "float32"), json);
+  EXPECT_EQ(json["rope_scaling"]["factor"], 32);
+  c.rope_scaling = {RopeScaling::Kind::linear, 2};
+  EXPECT_EQ(config_from_json(config_to_json(c, "float32"), "x").rope_scaling.factor, 2);
+}
+
 TEST(ModelConfig, ExpertsHaveTheVariantsOwnCountsUnlessSet) {
   ModelConfig c = good();
   EXPECT_EQ(c.expert_shape().experts, 0);
@@ -221,12 +234,22 @@ TEST(ModelConfig, JsonFaultsNameKeyExpectedAndFound) {
   };
   EXPECT_EQ(with(ErrorCode::kMismatch, [](Json& j) { j["model_type"] = "llama"; }),
             "m/config.json: model_type: expected \"stem\", found \"llama\"");
-  EXPECT_NE(with(ErrorCode::kMismatch,
+  EXPECT_NE(with(ErrorCode::kFormat,
                  [](Json& j) {
                    j["rope_scaling"] = {{"factor", 8}};
                  })
-                .find("m/config.json: rope_scaling: expected null"),
+                .find("m/config.json: rope_scaling: type"),
             std::string::npos);
+  EXPECT_EQ(with(ErrorCode::kMismatch,
+                 [](Json& j) {
+                   j["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 8}};
+                 }),
+            "m/config.json: rope_scaling: rope_type: expected default, linear or llama3, found \"yarn\"");
+  EXPECT_EQ(with(ErrorCode::kMismatch,
+                 [](Json& j) {
+                   j["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 0}};
+                 }),
+            "m/config.json: rope_scaling: factor: expected a number above 0, found 0");
   EXPECT_NE(with(ErrorCode::kFormat, [](Json& j) { j.erase("hidden_size"); }).find("hidden_size"),
             std::string::npos);
   EXPECT_NE(with(ErrorCode::kFormat, [](Json& j) { j["num_hidden_layers"] = "six"; }).find("six"),

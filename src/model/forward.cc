@@ -47,6 +47,50 @@ void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, co
   }
 }
 
+// q, k, v = W x̂ + b, and with qk_norm RMSNorm of every head of q and k.
+void project_qkv(const Context& ctx, const Model& model, std::size_t l, const Qkv& now, const LayerSaved& s) {
+  const ModelConfig& c = model.config;
+  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerTensors& wide = model.weights.layers[l];
+  if (!c.qk_norm) {
+    linear_forward(ctx, s.qkv, s.normed_attention, Weight{w.qkv});
+    if (c.qkv_bias) add_bias_forward(ctx, s.qkv, wide.qkv_bias);
+    return;
+  }
+  const std::int64_t qk = now.qk.cols, v = now.v.cols, q = now.q.cols, k = now.k.cols;
+  linear_forward(ctx, s.qk_raw, s.normed_attention, Weight{w.qkv.slice_rows(0, qk)});
+  linear_forward(ctx, now.v, s.normed_attention, Weight{w.qkv.slice_rows(qk, v)});
+  if (c.qkv_bias) {
+    add_bias_forward(ctx, s.qk_raw, wide.qkv_bias.slice_cols(0, qk));
+    add_bias_forward(ctx, now.v, wide.qkv_bias.slice_cols(qk, v));
+  }
+  const auto inverse = [&](std::int64_t first, std::int64_t count) {
+    return s.inv_rms_qk ? s.inv_rms_qk.slice_rows(first, count) : Out{};
+  };
+  head_norm_forward(ctx, now.q, inverse(0, c.heads), s.qk_raw.slice_cols(0, q), wide.q_norm, c.norm_eps);
+  head_norm_forward(ctx, now.k, inverse(c.heads, c.kv_heads), s.qk_raw.slice_cols(q, k), wide.k_norm,
+                    c.norm_eps);
+}
+
+// d_qkv becomes the gradient of the products: what project_qkv did after them is undone.
+void project_qkv_backward(const Context& ctx, const Model& model, std::size_t l, Out d_qkv,
+                          const LayerSaved& s, const LayerTensors& d_w) {
+  const ModelConfig& c = model.config;
+  if (c.qk_norm) {
+    Workspace::Scope scope(*ctx.workspace);
+    const LayerTensors& wide = model.weights.layers[l];
+    const Qkv d = split(c, d_qkv);
+    const std::int64_t q = d.q.cols, k = d.k.cols;
+    const Out d_raw = ctx.workspace->matrix(model.precision.wide, s.qk_raw.rows, q + k);
+    std::memset(d_raw.data, 0, static_cast<std::size_t>(d_raw.size() * size_of(d_raw.dtype)));
+    head_norm_backward(ctx, d_raw.slice_cols(0, q), d.q, d_w.q_norm, d.q, s.qk_raw.slice_cols(0, q),
+                       wide.q_norm, s.inv_rms_qk.slice_rows(0, c.heads));
+    head_norm_backward(ctx, d_raw.slice_cols(q, k), d.k, d_w.k_norm, d.k, s.qk_raw.slice_cols(q, k),
+                       wide.k_norm, s.inv_rms_qk.slice_rows(c.heads, c.kv_heads));
+  }
+  if (c.qkv_bias) add_bias_backward(ctx, d_w.qkv_bias, d_qkv);
+}
+
 // x_mid = x_in + W_o · attention(RMSNorm(x_in))
 void attention_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
                              const LayerSaved& s, KvCache* cache) {
@@ -54,8 +98,8 @@ void attention_layer_forward(const Context& ctx, const Model& model, std::size_t
   const LayerTensors& w = model.gemm_weights().layers[l];
   rms_norm_forward(ctx, s.normed_attention, s.inv_rms_attention, s.x_in,
                    model.weights.layers[l].attention_norm, c.norm_eps);
-  linear_forward(ctx, s.qkv, s.normed_attention, Weight{w.qkv});
   const Qkv now = split(c, s.qkv);
+  project_qkv(ctx, model, l, now, s);
   rope_forward(ctx, now.qk, c.heads + c.kv_heads, model.cos_sin, batch.positions);
   In keys = now.k, values = now.v;
   if (cache != nullptr) {
@@ -191,6 +235,7 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
   attention_backward(ctx, d_in.q, d_in.k, d_in.v, d_attended, in.q, in.k, in.v, s.attended, s.lse,
                      c.attention_heads(), batch.segments);
   rope_backward(ctx, d_in.qk, c.heads + c.kv_heads, model.cos_sin, batch.positions);
+  project_qkv_backward(ctx, model, l, d_qkv, s, d_w);
 
   const Out d_normed = ctx.workspace->matrix(narrow, n, c.width);
   linear_backward(ctx, d_normed, d_w.qkv, d_qkv, s.normed_attention, Weight{w.qkv});
@@ -211,6 +256,10 @@ LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n
     s.inv_rms_attention = memory.matrix(wide, 1, n);
     s.inv_rms_ffn = memory.matrix(wide, 1, n);
     s.lse = memory.matrix(wide, n, c.heads);
+  }
+  if (c.qk_norm) {
+    s.qk_raw = memory.matrix(wide, n, (c.heads + c.kv_heads) * c.head_width);
+    if (!ctx.inference) s.inv_rms_qk = memory.matrix(wide, c.heads + c.kv_heads, n);
   }
   s.normed_attention = memory.matrix(narrow, n, c.width);
   s.qkv = memory.matrix(narrow, n, c.qkv_width());

@@ -30,6 +30,8 @@ struct LayerSaved {
   Out x_in;               // [N, D] wide     residual stream before the layer
   Out inv_rms_attention;  // [1, N] wide
   Out normed_attention;   // [N, D] narrow
+  Out qk_raw;             // [N, (H+K)·A] wide  before their norms; null without qk_norm, as is the next
+  Out inv_rms_qk;         // [H+K, N] wide
   Out qkv;                // [N, (H+2K)·A] narrow, q and k rotated
   Out attended;           // [N, H·A] narrow
   Out lse;                // [N, H] wide     null in inference

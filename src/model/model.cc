@@ -42,7 +42,7 @@ Model::Model(const ModelConfig& c, Precision p, bool with_table)
   if (!c.tied) embedding = Tensor(p.wide, c.vocab, c.width);
   if (c.stem_layer_count() > 0)
     table = with_table ? Table::in_memory(c.table_shape(), p.wide) : Table::absent(c.table_shape());
-  rope_table(cos_sin, c.rope_theta);
+  rope_table(cos_sin, c.rope_theta, c.rope_scaling);
   if (c.variant == FfnVariant::hash_moe) {
     for (std::int32_t t = 0; t < c.vocab; ++t)
       hashed_expert.push_back(hash_expert(c.experts.hash_seed, t, c.expert_shape().experts));
@@ -75,7 +75,7 @@ void init_weights(Model& model, std::uint64_t seed) {
   std::uint64_t stream = 1;
   for_each_tensor(c, model.weights, [&](const std::string&, Out view, TensorKind kind) {
     const Rng rng(seed, stream++);
-    if (kind == TensorKind::norm) return;
+    if (is_vector(kind)) return;
     const double out_sigma =
         1.0 / std::sqrt(static_cast<double>(view.cols)) / std::sqrt(2.0 * static_cast<double>(c.layers));
     fill_normal(view, kind == TensorKind::matrix_out ? out_sigma : in_sigma, true, rng);

@@ -15,7 +15,7 @@ constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 const char* const kEmbedding = "model.embed_tokens.weight";
 
 std::vector<std::int64_t> stored_shape(const In& view, TensorKind kind) {
-  if (kind == TensorKind::norm) return {view.cols};
+  if (is_vector(kind)) return {view.cols};
   return {view.rows, view.cols};
 }
 

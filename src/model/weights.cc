@@ -24,6 +24,8 @@ DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
       const bool has_gate = ffn != FfnVariant::stem_gate, has_up = ffn != FfnVariant::stem;
       t.attention_norm = take(1, c.width);
       t.qkv = take(c.qkv_width(), c.width);
+      if (c.qkv_bias) t.qkv_bias = take(1, c.qkv_width());
+      if (c.qk_norm) t.q_norm = take(1, c.head_width), t.k_norm = take(1, c.head_width);
       t.o = take(c.width, c.heads * c.head_width);
       t.ffn_norm = take(1, c.width);
       if (c.is_mixture(l)) {

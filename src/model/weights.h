@@ -14,14 +14,21 @@ namespace stem {
 enum class TensorKind {
   embedding,   ///< [V, D], token embedding or output head
   norm,        ///< [1, D], starts at one, no weight decay; stored as a vector [D]
+  bias,        ///< [1, out], starts at zero, no weight decay; stored as a vector
   matrix_in,   ///< [out, D]: reads the residual stream
   matrix_out,  ///< [D, in]: writes to the residual stream
 };
+
+inline bool is_vector(TensorKind kind) {
+  return kind == TensorKind::norm || kind == TensorKind::bias;
+}
 
 /// One layer's tensors; a null view where the FFN variant has none.
 struct LayerTensors {
   Out attention_norm;  // [1, D]
   Out qkv;             // [(H + 2K)·A, D]: q_proj, k_proj, v_proj one below the other
+  Out qkv_bias;        // [1, (H + 2K)·A], only with config.qkv_bias
+  Out q_norm, k_norm;  // [1, A], only with config.qk_norm
   Out o;               // [D, H·A]
   Out ffn_norm;        // [1, D]
   Out gate_up;         // [F or 2F, D]: gate_proj then up_proj, whichever the variant has
@@ -61,6 +68,13 @@ void for_each_tensor(const ModelConfig& config, const DenseTensors& tensors, Vis
     visit(prefix + "self_attn.q_proj.weight", t.qkv.slice_rows(0, q), TensorKind::matrix_in);
     visit(prefix + "self_attn.k_proj.weight", t.qkv.slice_rows(q, kv), TensorKind::matrix_in);
     visit(prefix + "self_attn.v_proj.weight", t.qkv.slice_rows(q + kv, kv), TensorKind::matrix_in);
+    if (t.qkv_bias) {
+      visit(prefix + "self_attn.q_proj.bias", t.qkv_bias.slice_cols(0, q), TensorKind::bias);
+      visit(prefix + "self_attn.k_proj.bias", t.qkv_bias.slice_cols(q, kv), TensorKind::bias);
+      visit(prefix + "self_attn.v_proj.bias", t.qkv_bias.slice_cols(q + kv, kv), TensorKind::bias);
+    }
+    if (t.q_norm) visit(prefix + "self_attn.q_norm.weight", t.q_norm, TensorKind::norm);
+    if (t.k_norm) visit(prefix + "self_attn.k_norm.weight", t.k_norm, TensorKind::norm);
     visit(prefix + "self_attn.o_proj.weight", t.o, TensorKind::matrix_out);
     visit(prefix + "post_attention_layernorm.weight", t.ffn_norm, TensorKind::norm);
     if (t.gate) visit(prefix + "mlp.gate_proj.weight", t.gate, TensorKind::matrix_in);

@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/checks.h"
@@ -8,11 +9,11 @@ namespace stem {
 namespace {
 
 template <class T>
-void fill_rope_table(const Out& cos_sin, double theta) {
+void fill_rope_table(const Out& cos_sin, double theta, const RopeScaling& scaling) {
   const std::int64_t half = cos_sin.cols / 2;
   for (std::int64_t i = 0; i < half; ++i) {
     const double frequency =
-        std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(cos_sin.cols));
+        scaling.scaled(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(cos_sin.cols)));
     for (std::int64_t p = 0; p < cos_sin.rows; ++p) {
       const double angle = static_cast<double>(p) * frequency;
       T* row = cos_sin.row<T>(p);
@@ -49,13 +50,21 @@ void require_attention_shapes(const In& q, const In& k, const In& v, const Heads
 
 }  // namespace
 
-void rope_table(Out cos_sin, double theta) {
+double RopeScaling::scaled(double frequency) const {
+  if (kind == Kind::none) return frequency;
+  if (kind == Kind::linear) return frequency / factor;
+  const double turns = original_positions * frequency / (2.0 * std::acos(-1.0));  // original / λ
+  const double smooth = std::clamp((turns - low) / (high - low), 0.0, 1.0);
+  return frequency * ((1.0 - smooth) / factor + smooth);
+}
+
+void rope_table(Out cos_sin, double theta, const RopeScaling& scaling) {
   require(cos_sin.cols % 2 == 0 && theta > 0.0, "rope_table: odd head width or theta not positive");
   require(is_wide(cos_sin.dtype), "rope_table: cos_sin is not wide");
   if (cos_sin.dtype == DType::f64) {
-    fill_rope_table<double>(cos_sin, theta);
+    fill_rope_table<double>(cos_sin, theta, scaling);
   } else {
-    fill_rope_table<float>(cos_sin, theta);
+    fill_rope_table<float>(cos_sin, theta, scaling);
   }
 }
 

@@ -7,8 +7,26 @@
 
 namespace stem {
 
-/// Fills cos_sin [positions, A] wide: A/2 cosines, then A/2 sines, of p · theta^(-2i/A).
-void rope_table(Out cos_sin, double theta);
+/// How the rotary frequencies f_i = theta^(-2i/A) are stretched for longer contexts than a model was first
+/// trained on; wavelength λ_i = 2π / f_i.
+struct RopeScaling {
+  enum class Kind {
+    none,
+    linear,  ///< f_i / factor
+    llama3,  ///< f_i where λ_i < original / high, f_i / factor where λ_i > original / low, between them
+             ///< f_i·((1 − s) / factor + s) with s = (original / λ_i − low) / (high − low)
+  };
+  Kind kind = Kind::none;
+  double factor = 1.0;
+  double low = 1.0, high = 4.0;      ///< low_freq_factor, high_freq_factor
+  double original_positions = 8192;  ///< original_max_position_embeddings
+
+  /// f_i of frequency f.
+  double scaled(double frequency) const;
+};
+
+/// Fills cos_sin [positions, A] wide: A/2 cosines, then A/2 sines, of p · f_i.
+void rope_table(Out cos_sin, double theta, const RopeScaling& scaling = {});
 
 /// Rotates every head of x [N, heads·A] in place. positions[n] < cos_sin.rows.
 void rope_forward(const Context&, Out x, std::int64_t heads, In cos_sin,

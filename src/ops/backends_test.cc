@@ -149,6 +149,41 @@ TEST_P(BackendsTest, RmsNorm) {
   }
 }
 
+TEST_P(BackendsTest, HeadNorm) {
+  for (const auto [rows, heads, width] :
+       {std::array{1L, 1L, 2L}, {1L, 7L, 16L}, {3L, 5L, 66L}, {130L, 2L, 24L}}) {
+    const std::int64_t cols = heads * width;
+    const Tensor x = random(f32, rows, cols), weight = random(f32, 1, width),
+                 d_y = random(narrow, rows, cols);
+    const Tensor inv_rms(f32, heads, rows);
+    compare(fmt::format("{}x{}x{}", rows, heads, width),
+            {random(narrow, rows, cols + 3), random(f32, rows, cols), inv_rms},
+            [&](const Context& ctx, const std::vector<Tensor>& out) {
+              head_norm_forward(ctx, out[0].view.slice_cols(2, cols), Out{}, x, weight, 1e-5);
+              head_norm_forward(ctx, out[1], out[2], x, weight, 1e-5);
+            });
+    head_norm_forward({&reference_kernels()}, copy_of(x).view, inv_rms, x, weight, 1e-5);
+    compare(fmt::format("{}x{}x{} backward", rows, heads, width),
+            {random(f32, rows, cols), copy_of(d_y), random(f32, 1, width)},
+            [&](const Context& ctx, const std::vector<Tensor>& out) {
+              head_norm_backward(ctx, out[0], out[1], out[2], out[1], x, weight, inv_rms);
+            });
+  }
+}
+
+TEST_P(BackendsTest, Bias) {
+  for (const auto [rows, cols] : {std::array{1L, 1L}, {1L, 67L}, {5L, 16L}, {37L, 129L}, {300L, 70L}}) {
+    const Tensor bias = random(f32, 1, cols), d_y = random(narrow, rows, cols + 5);
+    compare(fmt::format("{}x{}", rows, cols),
+            {random(narrow, rows, cols + 3), random(f32, rows, cols), random(f32, 1, cols)},
+            [&](const Context& ctx, const std::vector<Tensor>& out) {
+              add_bias_forward(ctx, out[0].view.slice_cols(1, cols), bias);
+              add_bias_forward(ctx, out[1], bias);
+              add_bias_backward(ctx, out[2], d_y.view.slice_cols(4, cols));
+            });
+  }
+}
+
 TEST_P(BackendsTest, Rope) {
   for (const Heads heads : {Heads{1, 1, 2}, Heads{3, 1, 6}, Heads{4, 2, 16}, Heads{2, 2, 128}}) {
     const std::int64_t rows = 9, query = heads.query * heads.width;

@@ -110,6 +110,19 @@ void packed_linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, 
   kernels_of(ctx).gemm.gemm_packed(d_x, d_y, false, w.weight.values, false, w.backward, {});
 }
 
+void add_bias_forward(const Context& ctx, Out y, In bias) {
+  require_matrix(y, y.rows, y.cols, "add_bias_forward: y");
+  require_wide(bias, 1, y.cols, "add_bias_forward: bias is not wide [1, D]");
+  kernels_of(ctx).bias.add_bias(y, bias);
+}
+
+void add_bias_backward(const Context& ctx, Out d_bias, In d_y) {
+  if (!d_bias) return;
+  require_matrix(d_y, d_y.rows, d_y.cols, "add_bias_backward: d_y");
+  require_wide(d_bias, 1, d_y.cols, "add_bias_backward: d_bias is not wide [1, D]");
+  kernels_of(ctx).bias.add_bias_backward(d_bias, d_y);
+}
+
 void convert(const Context& ctx, Out dst, In src) {
   require_matrix(src, dst.rows, dst.cols, "convert: shapes differ");
   require_matrix(dst, src.rows, src.cols, "convert: dst");

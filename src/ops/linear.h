@@ -45,6 +45,11 @@ struct LinearGradientPart {
 void linear_forward_group(const Context&, std::span<const LinearPart> parts);
 void linear_backward_group(const Context&, std::span<const LinearGradientPart> parts);
 
+/// y [N, D] += bias [1, D] in every row; y narrow or wide, bias wide.
+void add_bias_forward(const Context&, Out y, In bias);
+/// d_bias [1, D] wide += Σ_n d_y[n] (skipped when null).
+void add_bias_backward(const Context&, Out d_bias, In d_y);
+
 /// dst = src in dst's dtype (f32 to bf16 rounds to nearest even).
 void convert(const Context&, Out dst, In src);
 

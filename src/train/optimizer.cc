@@ -90,7 +90,7 @@ void Optimizer::update(const Context& ctx, Model& model, const Gradients& g,
   for (std::size_t i = 0; i < slices.size(); ++i) {
     if (!freeze_.dense.empty() && freeze_.dense[i]) continue;
     AdamW a = adam(dense, updates_, norms.dense);
-    if (slices[i].kind == TensorKind::norm) a.decay = 0.0f;
+    if (is_vector(slices[i].kind)) a.decay = 0.0f;
     k.adamw(slices[i].w, slices[i].m, slices[i].v, slices[i].g, slices[i].copy, a);
   }
   const auto update_rows = [&](RowState& state, Out weights, In gradient, const GroupOptions& group,

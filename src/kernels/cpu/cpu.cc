@@ -36,6 +36,7 @@ Kernels make_kernels() {
   kernels.name = "cpu";
   kernels.gemm = cpu::gemm_kernels();
   kernels.norm = cpu::norm_kernels();
+  kernels.bias = cpu::bias_kernels();
   kernels.rope = cpu::rope_kernels();
   kernels.attention = cpu::attention_kernels();
   kernels.glu = cpu::glu_kernels();

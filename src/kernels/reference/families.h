@@ -7,6 +7,7 @@ namespace stem::reference {
 
 GemmKernels gemm_kernels();
 NormKernels norm_kernels();
+BiasKernels bias_kernels();
 RopeKernels rope_kernels();
 AttentionKernels attention_kernels();
 GluKernels glu_kernels();

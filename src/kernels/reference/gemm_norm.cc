@@ -1,4 +1,4 @@
-// Matrix products and RMSNorm.
+// Matrix products, biases and RMSNorm.
 #include <cmath>
 
 #include "kernels/reference/families.h"
@@ -84,6 +84,24 @@ void rms_norm_backward(Out d_x, Out copy, Out d_weight, In d_y, In x, In weight,
   if (d_weight) add_row(d_weight, 0, d_w);
 }
 
+void add_bias(Out y, In bias) {
+  const Row b = load_row(bias, 0);
+  for (std::int64_t n = 0; n < y.rows; ++n) {
+    Row values = load_row(y, n);
+    for (std::size_t d = 0; d < b.size(); ++d) values[d] += b[d];
+    store_row(y, n, values);
+  }
+}
+
+void add_bias_backward(Out d_bias, In d_y) {
+  Row sums(static_cast<std::size_t>(d_y.cols), 0.0);
+  for (std::int64_t n = 0; n < d_y.rows; ++n) {
+    const Row values = load_row(d_y, n);
+    for (std::size_t d = 0; d < sums.size(); ++d) sums[d] += values[d];
+  }
+  add_row(d_bias, 0, sums);
+}
+
 }  // namespace
 
 GemmKernels gemm_kernels() {
@@ -93,6 +111,10 @@ GemmKernels gemm_kernels() {
           .pack = pack,
           .gemm_packed = gemm_packed,
           .linear_invariant = linear_invariant};
+}
+
+BiasKernels bias_kernels() {
+  return {.add_bias = add_bias, .add_bias_backward = add_bias_backward};
 }
 
 NormKernels norm_kernels() {

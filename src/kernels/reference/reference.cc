@@ -9,6 +9,7 @@ const Kernels& reference_kernels() {
       .name = "reference",
       .gemm = reference::gemm_kernels(),
       .norm = reference::norm_kernels(),
+      .bias = reference::bias_kernels(),
       .rope = reference::rope_kernels(),
       .attention = reference::attention_kernels(),
       .glu = reference::glu_kernels(),
