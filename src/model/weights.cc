@@ -6,48 +6,55 @@ constexpr std::int64_t kAlignElements =
     32;  // 64 bytes of bf16: every tensor starts on a cache line in every dtype
 }
 
-DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
+// Returns the elements that all tensors take, padding included.
+std::int64_t DenseTensors::lay_out(const ModelConfig& c, DType dtype, char* base) {
   std::int64_t used = 0;
-  char* base = nullptr;
   const ExpertShape experts = c.expert_shape();
   const auto take = [&](std::int64_t rows, std::int64_t cols) -> Out {
     const Out view{base == nullptr ? nullptr : base + used * size_of(dtype), dtype, rows, cols, cols};
     used += (rows * cols + kAlignElements - 1) / kAlignElements * kAlignElements;
     return view;
   };
-  const auto lay_out = [&] {
-    used = 0;
-    layers.assign(static_cast<std::size_t>(c.layers), {});
-    for (std::int64_t l = 0; l < c.layers; ++l) {
-      LayerTensors& t = layers[static_cast<std::size_t>(l)];
-      const FfnVariant ffn = c.ffn_of(l);
-      const bool has_gate = ffn != FfnVariant::stem_gate, has_up = ffn != FfnVariant::stem;
-      t.attention_norm = take(1, c.width);
-      t.qkv = take(c.qkv_width(), c.width);
-      if (c.qkv_bias) t.qkv_bias = take(1, c.qkv_width());
-      if (c.qk_norm) t.q_norm = take(1, c.head_width), t.k_norm = take(1, c.head_width);
-      t.o = take(c.width, c.heads * c.head_width);
-      t.ffn_norm = take(1, c.width);
-      if (c.is_mixture(l)) {
-        if (ffn == FfnVariant::moe) t.router = take(experts.experts, c.width);
-        t.experts_gate_up = take(experts.experts * 2 * experts.width, c.width);
-        t.experts_down = take(experts.experts * c.width, experts.width);
-        continue;
-      }
-      t.gate_up = take((has_gate ? c.ffn : 0) + (has_up ? c.ffn : 0), c.width);
-      if (has_gate && base != nullptr) t.gate = t.gate_up.slice_rows(0, c.ffn);
-      if (has_up && base != nullptr) t.up = t.gate_up.slice_rows(t.gate_up.rows - c.ffn, c.ffn);
-      t.down = take(c.width, c.ffn);
+  layers.assign(static_cast<std::size_t>(c.layers), {});
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    LayerTensors& t = layers[static_cast<std::size_t>(l)];
+    const FfnVariant ffn = c.ffn_of(l);
+    const bool has_gate = ffn != FfnVariant::stem_gate, has_up = ffn != FfnVariant::stem;
+    t.attention_norm = take(1, c.width);
+    t.qkv = take(c.qkv_width(), c.width);
+    if (c.qkv_bias) t.qkv_bias = take(1, c.qkv_width());
+    if (c.qk_norm) t.q_norm = take(1, c.head_width), t.k_norm = take(1, c.head_width);
+    t.o = take(c.width, c.heads * c.head_width);
+    t.ffn_norm = take(1, c.width);
+    if (c.is_mixture(l)) {
+      if (ffn == FfnVariant::moe) t.router = take(experts.experts, c.width);
+      t.experts_gate_up = take(experts.experts * 2 * experts.width, c.width);
+      t.experts_down = take(experts.experts * c.width, experts.width);
+      continue;
     }
-    final_norm = take(1, c.width);
-    head = take(c.vocab, c.width);
-  };
-  lay_out();  // first pass measures, the second hands out views
-  buffer = Buffer(static_cast<std::size_t>(used * size_of(dtype)));
-  buffer.clear();
-  base = static_cast<char*>(buffer.data());
-  lay_out();
+    t.gate_up = take((has_gate ? c.ffn : 0) + (has_up ? c.ffn : 0), c.width);
+    if (has_gate && base != nullptr) t.gate = t.gate_up.slice_rows(0, c.ffn);
+    if (has_up && base != nullptr) t.up = t.gate_up.slice_rows(t.gate_up.rows - c.ffn, c.ffn);
+    t.down = take(c.width, c.ffn);
+  }
+  final_norm = take(1, c.width);
+  head = take(c.vocab, c.width);
   flat = {base, dtype, 1, used, used};
+  return used;
+}
+
+DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
+  const std::int64_t count = lay_out(c, dtype, nullptr);  // measures; the second pass hands out views
+  buffer = Buffer(static_cast<std::size_t>(count * size_of(dtype)));
+  buffer.clear();
+  lay_out(c, dtype, static_cast<char*>(buffer.data()));
+}
+
+DenseTensors DenseTensors::layout(const ModelConfig& config) {
+  static char nowhere[64];
+  DenseTensors tensors;
+  tensors.lay_out(config, DType::f32, nowhere);
+  return tensors;
 }
 
 }  // namespace stem

@@ -45,12 +45,17 @@ struct LayerTensors {
 struct DenseTensors {
   DenseTensors() = default;
   DenseTensors(const ModelConfig& config, DType dtype);  ///< zeroed
+  /// Shapes alone, to be compared with a file's before memory is taken: the views lead nowhere.
+  static DenseTensors layout(const ModelConfig& config);
 
   std::vector<LayerTensors> layers;  // [L]
   Out final_norm;                    // [1, D]
   Out head;                          // [V, D]; when tied, also the token embedding
   Out flat;                          // [1, n] everything, padding (always zero) included
   Buffer buffer;
+
+ private:
+  std::int64_t lay_out(const ModelConfig& config, DType dtype, char* base);
 };
 
 /// Calls visit(name, view, kind) for every tensor under its Hugging Face name (Llama's; of experts Mixtral's
