@@ -147,7 +147,7 @@ void run_chat_data(const ChatCommandOptions& o) {
   if (std::filesystem::is_directory(path)) path /= kTokenizerFile;
   const std::string bytes = read_file(path), digest = to_hex(sha256(bytes));
   const Tokenizer tokenizer = Tokenizer::load(path);
-  const auto start = tokenizer.eos_id();
+  const auto start = tokenizer.prefix_ids().empty() ? tokenizer.eos_id() : tokenizer.prefix_ids().front();
   if (!start)
     fail(ErrorCode::kMismatch, "{}: expected an end-of-text token such as <|endoftext|>, found none",
          path.string());

@@ -54,6 +54,8 @@ int main(int argc, char** argv) {
   stem::add_train_command(app);
   stem::add_resume_command(app);
   stem::add_plan_command(app);
+  stem::add_import_command(app);
+  stem::add_attach_rows_command(app);
   stem::add_generate_command(app);
   stem::add_chat_command(app);
   stem::add_eval_command(app);

@@ -15,7 +15,7 @@ PatchedModel open_model(Runtime& runtime, const std::filesystem::path& directory
 std::vector<std::int32_t> prompt_tokens(const LoadedModel& loaded, std::string_view prompt) {
   check_utf8(prompt, "the prompt");
   std::vector<std::int32_t> tokens;
-  if (const auto start = loaded.tokenizer.eos_id()) tokens.push_back(*start);
+  if (const auto start = loaded.tokenizer.start_id()) tokens.push_back(*start);
   const auto ids = loaded.tokenizer.encode(prompt, false);
   tokens.insert(tokens.end(), ids.begin(), ids.end());
   const std::int64_t room = loaded.model.config.max_positions;

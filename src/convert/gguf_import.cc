@@ -192,10 +192,10 @@ ImportedModel import_gguf(const std::filesystem::path& path) {
     if (kind.pairs && turned) halves_from_pairs(view, c.head_width);
   });
   if (!c.tied) read("model.embed_tokens.weight", imported.model.embedding);
-  if (imported.tokenizer->vocab_size() > c.vocab)
+  if (imported.tokenizer.vocab_size() > c.vocab)
     fail(ErrorCode::kMismatch,
          "{}: tokenizer.ggml.tokens: expected at most {} (rows of token_embd.weight), found {}", file.path(),
-         c.vocab, imported.tokenizer->vocab_size());
+         c.vocab, imported.tokenizer.vocab_size());
   return imported;
 }
 

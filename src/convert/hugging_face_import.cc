@@ -168,11 +168,9 @@ ImportedModel import_hugging_face(const fs::path& directory) {
 
   std::string list;
   for (const auto& [dtype, count] : types) list += (list.empty() ? "" : " and ") + dtype;
-  ImportedModel imported{
-      Model(c, {}, false),
-      fs::exists(directory / "tokenizer.json") ? std::optional(Tokenizer::load(directory)) : std::nullopt,
-      fmt::format("Hugging Face, {}, {}", type, list),
-      types.size() == 1 && types.contains("BF16") ? DType::bf16 : DType::f32};
+  ImportedModel imported{Model(c, {}, false), Tokenizer::load(directory),
+                         fmt::format("Hugging Face, {}, {}", type, list),
+                         types.size() == 1 && types.contains("BF16") ? DType::bf16 : DType::f32};
   for_each_tensor(c, imported.model.weights,
                   [&](const std::string& name, Out view, TensorKind) { shards.read(name, view); });
   if (!c.tied) shards.read("model.embed_tokens.weight", imported.model.embedding);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
 
 #include "model/model.h"
@@ -13,9 +12,9 @@ namespace stem {
 
 /// What an import brings: a dense model in f32, ready to be saved.
 struct ImportedModel {
-  Model model;                         ///< {f32, f32}, no table
-  std::optional<Tokenizer> tokenizer;  ///< none where the source has none
-  std::string source;                  ///< for people: "GGUF, llama, Q4_1 and Q8_0"
+  Model model;  ///< {f32, f32}, no table
+  Tokenizer tokenizer;
+  std::string source;         ///< for people: "GGUF, llama, Q4_1 and Q8_0"
   DType stored = DType::f32;  ///< the narrowest of f32 and bf16 that holds the source's values exactly
 };
 
@@ -28,12 +27,11 @@ ImportedModel import_gguf(const std::filesystem::path& path);
 /// shards with an index, tokenizer.json. Throws Error as import_gguf does.
 ImportedModel import_hugging_face(const std::filesystem::path& directory);
 
-/// A checkpoint of llama2.c (version 0, f32) and, where given, its tokenizer file.
-ImportedModel import_llama2c(const std::filesystem::path& path,
-                             const std::optional<std::filesystem::path>& tokenizer);
+/// A checkpoint of llama2.c (version 0, f32) and its tokenizer file.
+ImportedModel import_llama2c(const std::filesystem::path& path, const std::filesystem::path& tokenizer);
 
-/// By what `path` is: a directory, a file that begins with "GGUF", or else llama2.c's.
-ImportedModel import_model(const std::filesystem::path& path,
-                           const std::optional<std::filesystem::path>& tokenizer);
+/// By what `path` is: a directory, a file that begins with "GGUF", or else llama2.c's. `tokenizer` (empty:
+/// none) belongs to the last alone.
+ImportedModel import_model(const std::filesystem::path& path, const std::filesystem::path& tokenizer = {});
 
 }  // namespace stem

@@ -54,11 +54,13 @@ ModelConfig config_of(const MappedFile& file) {
 
 }  // namespace
 
-ImportedModel import_llama2c(const std::filesystem::path& path,
-                             const std::optional<std::filesystem::path>& tokenizer) {
+ImportedModel import_llama2c(const std::filesystem::path& path, const std::filesystem::path& tokenizer) {
   const MappedFile file(path);
   const ModelConfig c = config_of(file);
-  ImportedModel imported{Model(c, {}, false), std::nullopt, "llama2.c, F32", DType::f32};
+  ImportedModel imported{
+      Model(c, {}, false),
+      Tokenizer::from_llama2c(read_file(tokenizer), static_cast<std::int32_t>(c.vocab), tokenizer.string()),
+      "llama2.c, F32", DType::f32};
   std::uint64_t offset = kHeaderBytes;
   const auto read = [&](Out to) {
     const auto bytes = static_cast<std::uint64_t>(to.size()) * sizeof(float);
@@ -84,9 +86,6 @@ ImportedModel import_llama2c(const std::filesystem::path& path,
   offset += static_cast<std::uint64_t>(c.max_positions * c.head_width) * sizeof(float);  // cosines and sines
   if (!c.tied) read(w.head);
   each_layer([&](LayerTensors& t) { halves_from_pairs(t.qkv.slice_rows(0, q + kv), c.head_width); });
-  if (tokenizer)
-    imported.tokenizer = Tokenizer::from_llama2c(read_file(*tokenizer), static_cast<std::int32_t>(c.vocab),
-                                                 tokenizer->string());
   return imported;
 }
 

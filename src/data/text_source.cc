@@ -74,7 +74,7 @@ std::vector<std::string> read_documents(const std::filesystem::path& path, const
 
 TokenShard tokenize(const Tokenizer& tokenizer, const std::vector<std::string>& documents,
                     const std::string& digest) {
-  const auto start = tokenizer.eos_id();
+  const auto start = tokenizer.prefix_ids().empty() ? tokenizer.eos_id() : tokenizer.prefix_ids().front();
   if (!start)
     fail(ErrorCode::kMismatch,
          "tokenizer.json: expected an end-of-text token such as <|endoftext|>, found none");

@@ -54,7 +54,7 @@ Continuation encode_continuation(const Tokenizer& tokenizer, std::string_view co
   } else {
     c.wanted = tokenizer.encode(moved, false);
   }
-  if (const auto start = tokenizer.eos_id()) c.prompt.push_back(*start);
+  if (const auto start = tokenizer.start_id()) c.prompt.push_back(*start);
   c.prompt.insert(c.prompt.end(), front.begin(), front.end());
   if (c.prompt.empty()) {
     fail(ErrorCode::kMismatch,
@@ -72,7 +72,7 @@ Continuation encode_continuation(const Tokenizer& tokenizer, std::string_view co
 
 Prompt encode_prompt(const Tokenizer& tokenizer, std::string_view text, std::int64_t room) {
   Prompt prompt;
-  if (const auto start = tokenizer.eos_id()) prompt.tokens.push_back(*start);
+  if (const auto start = tokenizer.start_id()) prompt.tokens.push_back(*start);
   const auto ids = tokenizer.encode(text, false);
   prompt.tokens.insert(prompt.tokens.end(), ids.begin(), ids.end());
   if (prompt.tokens.empty()) fail(ErrorCode::kUsage, "the prompt: expected a text, found none");

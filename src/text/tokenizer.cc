@@ -137,6 +137,11 @@ std::optional<std::int32_t> Tokenizer::eos_id() const {
   return std::nullopt;
 }
 
+std::optional<std::int32_t> Tokenizer::start_id() const {
+  if (!prefix_ids().empty()) return prefix_ids().front();
+  return config_.bos || config_.eos ? std::nullopt : eos_id();
+}
+
 std::optional<std::int32_t> Tokenizer::bos_id() const {
   return config_.bos ? token_id(*config_.bos) : std::nullopt;
 }

@@ -89,6 +89,10 @@ class Tokenizer {
   std::span<const std::int32_t> prefix_ids() const;
   std::span<const std::int32_t> suffix_ids() const;
 
+  /// The token that stands in front of a prompt: the first of prefix_ids; none where a tokenizer with a
+  /// tokenizer_config.json asks for none; else, as in models trained here, the end-of-text token.
+  std::optional<std::int32_t> start_id() const;
+
   /// The chat template (Jinja source), if any.
   const std::optional<std::string>& chat_template() const;
   /// A copy with the members of a tokenizer_config.json that matter here: chat_template, bos_token,
