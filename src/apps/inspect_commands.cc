@@ -123,7 +123,9 @@ void run_info(const InfoOptions& o) {
              count_text(a.deleted_parameters));
   fmt::print("  FLOPs      {:.2f} M a token ({:.2f} M counting the embedding lookup as a product)\n",
              a.flops_per_token / 1e6, a.flops_per_token_with_lookup / 1e6);
-  if (c.has_table())
+  if (c.has_table() && !opened.model().table.present())
+    fmt::print("  table      none stored: zeros until edited\n");
+  else if (c.has_table())
     fmt::print("  table      {} in {} ({} a record)\n", bytes_text(table_bytes),
                name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)));
   fmt::print("  machine    {}\n", machine_text());

@@ -15,6 +15,11 @@ namespace {
 
 constexpr std::int64_t kMost = 1 << 24;
 
+// Files hold f32; what was meant is the shortest decimal that rounds to it: 1e-5, not 9.99999974738e-6.
+double meant(double value) {
+  return std::stod(fmt::format("{}", static_cast<float>(value)));
+}
+
 // What llama.cpp's converter does with an architecture.
 struct Architecture {
   bool qkv_bias = false, qk_norm = false;
@@ -60,7 +65,7 @@ RopeScaling rope_scaling_of(const Gguf& file, const std::string& a, const ModelC
   if (*type != "linear" || divisors != nullptr)
     fail(ErrorCode::kMismatch, "{}: {}.rope.scaling.type: expected none or linear, found \"{}\"", file.path(),
          a, *type);
-  return {RopeScaling::Kind::linear, file.number(a + ".rope.scaling.factor")};
+  return {RopeScaling::Kind::linear, meant(file.number(a + ".rope.scaling.factor"))};
 }
 
 ModelConfig config_of(const Gguf& file, const std::string& a, const Architecture& kind) {
@@ -87,8 +92,8 @@ ModelConfig config_of(const Gguf& file, const std::string& a, const Architecture
   expect_equal("rope.dimension_count", c.head_width);
   c.ffn = extent("feed_forward_length");
   c.max_positions = extent("context_length");
-  c.norm_eps = file.number(a + ".attention.layer_norm_rms_epsilon");
-  c.rope_theta = file.find_number(a + ".rope.freq_base").value_or(10000.0);
+  c.norm_eps = meant(file.number(a + ".attention.layer_norm_rms_epsilon"));
+  c.rope_theta = meant(file.find_number(a + ".rope.freq_base").value_or(10000.0));
   c.tied = file.find_tensor("output.weight") == nullptr;
   c.qkv_bias = kind.qkv_bias;
   c.qk_norm = kind.qk_norm;
