@@ -263,7 +263,7 @@ none == missing
 'abc'.startswith('ab') ~ 'abc'.endswith(('x', 'bc')) ~ 'abc'.startswith('b')
 'a,b,,c'.split(',')|join('|') ~ ' a  b c '.split()|join('|') ~ 'a b c'.split(' ', 1)|join('|') ~ ' a b  c '.split(none, 1)|join('|')
 'aXbX'.replace('X', 'yy') ~ 'aXbX'.replace('X', '', 1) ~ ('aa'|replace('a', 'b'))
-'ÄbC'.upper() ~ 'ÄbC'.lower() ~ ('äb cd'|capitalize) ~ 'ab cd'.title() ~ ('ÄB'|lower) ~ ('äb'|upper)
+'ÄbC'.upper() ~ 'ÄbC'.lower() ~ ('äb cd'|capitalize) ~ 'ab cd-e,f'.title() ~ ('ab cd-e,f'|title) ~ ('ÄB'|lower) ~ ('äb'|upper)
 'héy'.find('y') ~ 'abab'.count('ab') ~ 'x'.find('q') ~ 'a\nb\r\nc'.splitlines()|join('|') ~ '-'.join(['a', 'b'])
 'héllo'|length ~ [1, 2]|length ~ {'a': 1}|count ~ missing|length
 missing|default('d') ~ ''|default('e') ~ ''|default('f', true) ~ none|d('g', boolean=true)
@@ -278,7 +278,7 @@ missing|default('d') ~ ''|default('e') ~ ''|default('f', true) ~ none|d('g', boo
 {'a': [1, {'b': []}], 'c': 'x'}|tojson(indent=2)
 []|tojson ~ {}|tojson(indent=1) ~ 'a/b\u2028'|tojson
 missing is defined ~ missing is undefined ~ 1 is defined ~ none is none ~ none is not none ~ missing is none
-'a' is string ~ 1 is string ~ {} is mapping ~ [] is mapping ~ 'a' is iterable ~ 1 is iterable ~ [] is sequence ~ missing is iterable
+'a' is string ~ 1 is string ~ {} is mapping ~ [] is mapping ~ 'a' is iterable ~ 1 is iterable ~ [] is sequence ~ missing is sequence ~ missing is iterable
 1 is number ~ true is number ~ 1 is integer ~ true is integer ~ 1.5 is float ~ true is boolean ~ 0 is boolean ~ true is true ~ 1 is true
 4 is even ~ 3 is odd ~ 6 is divisibleby 3 ~ 6 is divisibleby(4) ~ 1 is eq 1 ~ 1 is in [1, 2] ~ 2 is gt 1 ~ 'a' is ne 'b'
 not missing is defined and 1 is not string

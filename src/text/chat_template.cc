@@ -1,8 +1,7 @@
 #include "text/chat_template.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
+#include <array>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -231,7 +230,7 @@ class Renderer {
         return item(object, key, meter_);
       }
       case Kind::kSlice:
-        return slice(e);
+        return evaluate_slice(e);
       case Kind::kCall:
         return call(e);
       case Kind::kFilter: {
@@ -253,11 +252,14 @@ class Renderer {
         return Value::boolean(apply_test(e.text, value, given));
       }
       case Kind::kUnary:
-        return unary(e);
-      case Kind::kBinary:
-        return binary(e);
+        return unary(e.text, evaluate(*e.parts[0]));
+      case Kind::kBinary: {
+        const Value left = evaluate(*e.parts[0]), right = evaluate(*e.parts[1]);
+        line_ = e.line;
+        return binary(e.text, left, right, meter_);
+      }
       case Kind::kCompare:
-        return compare(e);
+        return evaluate_compare(e);
       case Kind::kAnd: {
         Value left = evaluate(*e.parts[0]);
         return truthy(left) ? evaluate(*e.parts[1]) : left;
@@ -291,47 +293,15 @@ class Renderer {
     return make_dict(std::move(entries));
   }
 
-  // Python's object[start:stop:step].
-  Value slice(const Expression& e) {
+  Value evaluate_slice(const Expression& e) {
     const Value object = evaluate(*e.parts[0]);
-    const auto bound = [&](std::size_t i, std::int64_t otherwise) {
-      if (!e.parts[i]) return otherwise;
-      const Value value = evaluate(*e.parts[i]);
-      std::int64_t number = 0;
-      if (value.is<None>()) return otherwise;
-      if (!value.as_integer(number)) refuse("a slice with {} as a bound", kind_of(value));
-      return number;
-    };
-    if (object.as_list() == nullptr && object.as_text() == nullptr) {
-      refuse("cannot slice {}", kind_of(object));
+    std::array<std::optional<Value>, 3> bounds;
+    for (std::size_t i = 0; i < bounds.size(); ++i) {
+      if (e.parts[i + 1]) bounds[i] = evaluate(*e.parts[i + 1]);
     }
-    const List items = elements(object, meter_);
-    const auto size = static_cast<std::int64_t>(items.size());
-    const std::int64_t step = bound(3, 1);
-    if (step == 0) refuse("a slice with a step of 0");
-    const bool forward = step > 0;
-    const std::int64_t low = forward ? 0 : -1, high = forward ? size : size - 1;
-    const auto clamp = [&](std::int64_t i) {
-      if (i < 0) i = i < -size ? low : i + size;
-      return std::min(std::max(i, low), high);
-    };
-    constexpr std::int64_t kAbsent = std::numeric_limits<std::int64_t>::min();
-    const std::int64_t from = bound(1, kAbsent), to = bound(2, kAbsent);
-    const std::int64_t start = from == kAbsent ? (forward ? low : high) : clamp(from);
-    const std::int64_t stop = to == kAbsent ? (forward ? high : low) : clamp(to);
-    List out;
-    for (std::int64_t i = start; forward ? i < stop : i > stop;) {
-      out.push_back(items[static_cast<std::size_t>(i)]);
-      if (std::abs(step) > size) break;
-      i += step;
-    }
-    if (object.as_list() != nullptr) {
-      meter_.bytes(out.size() * sizeof(Value));
-      return make_list(std::move(out), object.as_list()->tuple);
-    }
-    std::string text;
-    for (const Value& character : out) text += *character.as_text();
-    return meter_.text(std::move(text));
+    line_ = e.line;
+    const auto given = [&](std::size_t i) { return bounds[i] ? &*bounds[i] : nullptr; };
+    return slice(object, given(0), given(1), given(2), meter_);
   }
 
   Arguments arguments(const Expression& e) {
@@ -365,94 +335,12 @@ class Renderer {
     return call_method(object, callee.text, given, meter_);
   }
 
-  Value unary(const Expression& e) {
-    const Value value = evaluate(*e.parts[0]);
-    if (e.text == "not") return Value::boolean(!truthy(value));
-    if (!value.is_number()) refuse("{} before {}", e.text, kind_of(value));
-    std::int64_t integer = 0;
-    if (!value.as_integer(integer)) return {e.text == "-" ? -value.as_double() : value.as_double()};
-    return Value::integer(e.text == "-" ? checked(__builtin_sub_overflow(0, integer, &integer), integer)
-                                        : integer);
-  }
-
-  static std::int64_t checked(bool overflow, const std::int64_t& result) {
-    if (overflow) refuse("an integer beyond 64 bits");
-    return result;
-  }
-
-  Value binary(const Expression& e) {
-    const Value a = evaluate(*e.parts[0]), b = evaluate(*e.parts[1]);
-    line_ = e.line;
-    const std::string& op = e.text;
-    if (op == "~") return meter_.text(text_of(a) + text_of(b));
-    for (const Value* value : {&a, &b}) {
-      if (const auto* missing = std::get_if<Undefined>(&value->data))
-        refuse("{} is undefined", missing->name);
-    }
-    if (a.is_number() && b.is_number()) return arithmetic(op, a, b);
-    const std::string* text = a.as_text();
-    std::int64_t times = 0;
-    if (op == "+" && text != nullptr && b.as_text() != nullptr) {
-      meter_.bytes(text->size() + b.as_text()->size());
-      return Value::text(*text + *b.as_text());
-    }
-    if (op == "+" && a.as_list() != nullptr && b.as_list() != nullptr &&
-        a.as_list()->tuple == b.as_list()->tuple) {
-      List items = elements(a, meter_);
-      const List more = elements(b, meter_);
-      items.insert(items.end(), more.begin(), more.end());
-      return make_list(std::move(items), a.as_list()->tuple);
-    }
-    if (op == "*" && text != nullptr && b.as_integer(times)) {
-      std::string out;
-      if (text->empty()) return a;
-      for (std::int64_t i = 0; i < times; ++i) {
-        meter_.bytes(text->size());
-        out += *text;
-      }
-      return Value::text(std::move(out));
-    }
-    refuse("unsupported: {} {} {}", kind_of(a), op, kind_of(b));
-  }
-
-  static Value arithmetic(const std::string& op, const Value& a, const Value& b) {
-    std::int64_t i = 0, j = 0, result = 0;
-    const double x = a.as_double(), y = b.as_double();
-    if ((op == "/" || op == "//" || op == "%") && y == 0) refuse("a division by 0");
-    if (op == "/") return {x / y};
-    if (a.as_integer(i) && b.as_integer(j)) {
-      if (op == "+") return Value::integer(checked(__builtin_add_overflow(i, j, &result), result));
-      if (op == "-") return Value::integer(checked(__builtin_sub_overflow(i, j, &result), result));
-      if (op == "*") return Value::integer(checked(__builtin_mul_overflow(i, j, &result), result));
-      if (j == -1) {
-        if (op == "%") return Value::integer(0);
-        return Value::integer(checked(__builtin_sub_overflow(0, i, &result), result));
-      }
-      const bool below = i % j != 0 && (i < 0) != (j < 0);  // Python rounds down
-      return Value::integer(op == "%" ? i % j + (below ? j : 0) : i / j - (below ? 1 : 0));
-    }
-    if (op == "+") return {x + y};
-    if (op == "-") return {x - y};
-    if (op == "*") return {x * y};
-    return {op == "//" ? std::floor(x / y) : x - y * std::floor(x / y)};
-  }
-
-  Value compare(const Expression& e) {
+  Value evaluate_compare(const Expression& e) {
     Value left = evaluate(*e.parts[0]);
     for (std::size_t i = 0; i < e.names.size(); ++i) {
       Value right = evaluate(*e.parts[i + 1]);
       line_ = e.line;
-      const std::string& op = e.names[i];
-      bool holds = false;
-      if (op == "==" || op == "!=") {
-        holds = equal(left, right) == (op == "==");
-      } else if (op == "in" || op == "not in") {
-        holds = contains(right, left, meter_) == (op == "in");
-      } else {
-        const int sign = order(left, right);
-        holds = op == "<" ? sign < 0 : op == "<=" ? sign <= 0 : op == ">" ? sign > 0 : sign >= 0;
-      }
-      if (!holds) return Value::boolean(false);
+      if (!compare(e.names[i], left, right, meter_)) return Value::boolean(false);
       left = std::move(right);
     }
     return Value::boolean(true);

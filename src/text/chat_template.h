@@ -31,7 +31,7 @@ struct ChatTemplateInput {
 /// Expressions  literals, lists, tuples, dicts, and/or/not, comparisons, in, is, + - * / // % ~, a if b else
 /// c,
 ///              members, items, slices, methods of strings and dicts
-/// Filters, tests, functions, methods: those that the tables in chat_template_calls.cc name.
+/// Filters, tests, functions, methods: those of chat_template_calls.cc and chat_template_strings.cc.
 /// Anything else is an Error (kFormat) `name: line N: …` that names it.
 /// Source: https://jinja.palletsprojects.com/en/stable/templates/
 class ChatTemplate {

@@ -65,6 +65,21 @@ Value call_method(const Value& object, std::string_view name, const Arguments& a
 bool is_function(std::string_view name);
 Value call_function(std::string_view name, const Arguments& arguments, std::time_t now, Meter& meter);
 
+// What calls share.
+
+/// The value of an argument. A Fault names the `callee` if it is of another kind.
+const std::string& string_argument(const Value& value, std::string_view callee);
+std::int64_t integer_argument(const Value& value, std::string_view callee);
+/// Null if it is not given, or none.
+const std::string* optional_string(const Value* value, std::string_view callee);
+
+/// Python's methods of strings; call_method for a string.
+Value string_method(const std::string& text, std::string_view name, const Arguments& arguments, Meter& meter);
+/// At most `count` times, unless it is negative.
+std::string replace_text(std::string_view text, std::string_view from, std::string_view to,
+                         std::int64_t count, Meter& meter);
+Value join_list(const List& items, std::string_view separator, Meter& meter);
+
 /// object.name and object[key]; undefined if there is none, a Fault if the object is undefined.
 Value member(const Value& object, std::string_view name);
 Value item(const Value& object, const Value& key, Meter& meter);
@@ -73,6 +88,13 @@ List elements(const Value& value, Meter& meter);
 bool contains(const Value& whole, const Value& part, Meter& meter);
 /// -1, 0, 1 of two numbers or two strings.
 int order(const Value& a, const Value& b);
+
+/// a op b for + - * / // % ~, and for == != < <= > >= in "not in"; not, - and + before a.
+Value binary(std::string_view op, const Value& a, const Value& b, Meter& meter);
+bool compare(std::string_view op, const Value& a, const Value& b, Meter& meter);
+Value unary(std::string_view op, const Value& a);
+/// Python's object[start:stop:step]; null or none: left out.
+Value slice(const Value& object, const Value* start, const Value* stop, const Value* step, Meter& meter);
 /// str(value).
 std::string text_of(const Value& value);
 

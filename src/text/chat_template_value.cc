@@ -254,16 +254,25 @@ std::string change_case(std::string_view text, bool upper) {
   return out;
 }
 
-std::string capitalize(std::string_view text, bool every_word) {
+std::string capitalize(std::string_view text, Words words) {
   std::string out;
   bool inside = false;  // of a word
   while (!text.empty()) {
     const Utf8Step step = utf8_step(text);
-    const std::string_view character = text.substr(0, step.length);
-    out += change_case(character, !inside);
+    out += change_case(text.substr(0, step.length), !inside);
     const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(step.code));
-    const bool letter = category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
-    inside = every_word ? letter : true;
+    switch (words) {
+      case Words::kNone:
+        inside = true;
+        break;
+      case Words::kOfLetters:
+        inside = category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+        break;
+      case Words::kOfFilter:
+        inside = !is_space(step.code) &&
+                 std::u32string_view(U"-({[<").find(step.code) == std::u32string_view::npos;
+        break;
+    }
     text.remove_prefix(step.length);
   }
   return out;

@@ -100,7 +100,10 @@ std::vector<std::size_t> character_starts(std::string_view text);
 /// Python's str.strip(chars); white space if `chars` is null.
 std::string_view strip(std::string_view text, const std::string* chars, bool left, bool right);
 std::string change_case(std::string_view text, bool upper);
-/// First letter upper, the others lower: of the text, or of every word.
-std::string capitalize(std::string_view text, bool every_word);
+/// The first letter in upper case and the others in lower: of the text, or of every word. For Python's
+/// str.title, letters make words; for Jinja's filter title, what white space, hyphens and opening brackets
+/// cut.
+enum class Words { kNone, kOfLetters, kOfFilter };
+std::string capitalize(std::string_view text, Words words);
 
 }  // namespace stem::chat
