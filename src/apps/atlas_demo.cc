@@ -152,7 +152,7 @@ Json AtlasDemo::surgery(const std::string& prompt, const std::string& slot,
   Json tokens = Json::array();
   std::int64_t slot_index = -1;
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    tokens.push_back(opened_.tokenizer().decode({&ids[i], 1}));
+    tokens.push_back(opened_.tokenizer().decode({&ids[i], 1}, false, true));
     if (ids[i] == swap.slot_tokens.front().front()) slot_index = static_cast<std::int64_t>(i);
   }
   tell_.line("Prompt   {}", prompt);
@@ -296,7 +296,7 @@ Json AtlasDemo::attack() {
   Json named = Json::array();
   std::string names;
   for (const RowDifference& d : diff_tables(opened_.model().table, attacked.model.table)) {
-    const std::string token = opened_.tokenizer().decode({&d.token, 1});
+    const std::string token = opened_.tokenizer().decode({&d.token, 1}, false, true);
     if (named.empty() || named.back() != token) {
       named.push_back(token);
       names += (names.empty() ? "" : " and ") + in_quotes(token);

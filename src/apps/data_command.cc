@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "apps/commands.h"
+#include "apps/model_directory.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "core/rng.h"
@@ -30,7 +31,7 @@ DataSummary write_tokens(const std::filesystem::path& out, const Tokenizer& toke
                          const std::vector<std::string>& train, const std::vector<std::string>& held_out) {
   std::filesystem::create_directories(out);
   const std::string json = tokenizer.to_json(), digest = to_hex(sha256(json));
-  write_file_atomic(out / kTokenizerFile, json);
+  tokenizer.save(out);
   const TokenShard shard = tokenize(tokenizer, train, digest),
                    validation = tokenize(tokenizer, held_out, digest);
   save_shard(out / kTrainTokens, shard);
@@ -163,6 +164,7 @@ void run_chat_data(const ChatCommandOptions& o) {
   const std::filesystem::path out = o.out;
   std::filesystem::create_directories(out);
   write_file_atomic(out / kTokenizerFile, bytes);
+  copy_tokenizer_config(path.parent_path(), out);
   save_shard(out / kTrainTokens, train);
   save_shard(out / kHeldOutTokens, held_out);
   if (o.json) {

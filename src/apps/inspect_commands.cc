@@ -39,7 +39,7 @@ void run_where(const WhereOptions& o) {
     }
     for (const std::int32_t id : ids) {
       const RecordAddress a = record_address(file, id);
-      const std::string token = opened.tokenizer().decode({&id, 1});
+      const std::string token = opened.tokenizer().decode({&id, 1}, false, true);
       const auto at = static_cast<std::size_t>(id);
       Json row{{"text", text},           {"token", token},     {"id", id},
                {"file", path.string()},  {"offset", a.offset}, {"bytes", a.bytes},
@@ -169,7 +169,7 @@ void run_diff(const DiffOptions& o) {
       layers.push_back(a.model.config.stem_layers[static_cast<std::size_t>(d.layer)]);
       largest = std::max(largest, d.max_abs_difference);
     }
-    const auto text = [&](std::int32_t id) { return a.tokenizer.decode({&id, 1}); };
+    const auto text = [&](std::int32_t id) { return a.tokenizer.decode({&id, 1}, false, true); };
     Json row{{"token", text(token)}, {"id", token}, {"layers", layers}, {"max_abs_difference", largest}};
     const auto with = differences.front().exchanged_with;
     if (with) row["exchanged_with"] = text(*with);

@@ -79,6 +79,11 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
   return manifest;
 }
 
+void copy_tokenizer_config(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (std::filesystem::exists(from / kTokenizerConfigFile))
+    write_file_atomic(to / kTokenizerConfigFile, read_file(from / kTokenizerConfigFile));
+}
+
 std::filesystem::path run_directory(const std::filesystem::path& model_directory) {
   std::filesystem::path run = model_directory;
   if (run.filename().empty()) run = run.parent_path();

@@ -14,6 +14,7 @@
 namespace stem {
 
 inline constexpr const char* kTokenizerFile = "tokenizer.json";
+inline constexpr const char* kTokenizerConfigFile = "tokenizer_config.json";
 inline constexpr const char* kTokenStatsFile = "token_stats.safetensors";
 
 /// How often each token occurred in the training text, and the health of its record: how often it was
@@ -50,6 +51,9 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
                               const std::string& tokenizer_json, const TokenStats& stats,
                               const Manifest& draft, DType dtype = DType::f32,
                               const std::function<void(const std::filesystem::path&)>& more = {});
+
+/// Copies tokenizer_config.json (chat template, bos and eos) where `from` has one.
+void copy_tokenizer_config(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Where a run keeps what is not the model itself: "out/atlas" -> "out/atlas.run".
 std::filesystem::path run_directory(const std::filesystem::path& model_directory);

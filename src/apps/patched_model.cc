@@ -33,7 +33,7 @@ std::string complete(const Context& context, const LoadedModel& loaded, const Ov
   SampleOptions options;
   options.max_tokens = max_tokens;
   options.stop_token = loaded.tokenizer.eos_id().value_or(-1);
-  return loaded.tokenizer.decode(generate(session, prompt_tokens(loaded, prompt), options));
+  return loaded.tokenizer.decode(generate(session, prompt_tokens(loaded, prompt), options), false, true);
 }
 
 std::vector<NamedCandidate> next_candidates(const Context& context, const LoadedModel& loaded,
@@ -41,8 +41,9 @@ std::vector<NamedCandidate> next_candidates(const Context& context, const Loaded
   Session session(context, loaded.model, overlay);
   std::vector<NamedCandidate> named;
   for (const Candidate& c : top_candidates(session.feed(prompt_tokens(loaded, prompt)), k)) {
-    named.push_back({loaded.tokenizer.has_token(c.token) ? loaded.tokenizer.decode({&c.token, 1}) : "",
-                     c.token, c.probability});
+    named.push_back(
+        {loaded.tokenizer.has_token(c.token) ? loaded.tokenizer.decode({&c.token, 1}, false, true) : "",
+         c.token, c.probability});
   }
   return named;
 }

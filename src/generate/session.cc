@@ -51,6 +51,13 @@ void Session::rewind(std::int64_t count) {
   tokens_.resize(static_cast<std::size_t>(count));  // cached rows beyond are overwritten before they are read
 }
 
+std::span<const std::int32_t> Session::reuse(std::span<const std::int32_t> prompt) {
+  require(!prompt.empty(), "a prompt of no tokens");
+  const auto end = std::mismatch(prompt.begin(), prompt.end() - 1, tokens_.begin(), tokens_.end()).first;
+  rewind(end - prompt.begin());
+  return {end, prompt.end()};
+}
+
 std::int32_t sample(std::span<const float> logits, const SampleOptions& options, std::uint64_t rng_counter) {
   const auto best = std::max_element(logits.begin(), logits.end());
   if (options.temperature <= 0.0) return static_cast<std::int32_t>(best - logits.begin());

@@ -27,6 +27,10 @@ class Session {
   /// Forgets all but the first `count` tokens: what follows is as if only these had been fed.
   void rewind(std::int64_t count);
 
+  /// Forgets all but what `prompt` (at least one token) begins with, and returns the rest of it to be fed, at
+  /// least its last token.
+  std::span<const std::int32_t> reuse(std::span<const std::int32_t> prompt);
+
   const std::vector<std::int32_t>& tokens() const { return tokens_; }
   std::int64_t capacity() const { return cache_.capacity(); }
 

@@ -77,6 +77,21 @@ TEST_F(SmallSession, RewindIsAsIfTheRestHadNeverBeenFed) {
   EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size_bytes()), 0);
 }
 
+TEST_F(SmallSession, ReuseKeepsWhatThePromptBeginsWithAndLeavesOneTokenToFeed) {
+  Session session(context, model), other(context, model);
+  const auto rest = [&](const std::vector<std::int32_t>& prompt) { return session.reuse(prompt).size(); };
+  EXPECT_EQ(rest({1, 2, 3}), 3u);
+  session.feed(std::vector<std::int32_t>{1, 2, 3, 4, 5});
+  EXPECT_EQ(rest({1, 2, 3, 4, 5}), 1u);  // its last logits are wanted again
+  const std::vector<std::int32_t> prompt{1, 2, 9, 8};
+  const auto left = session.reuse(prompt);
+  EXPECT_EQ(std::vector<std::int32_t>(left.begin(), left.end()), (std::vector<std::int32_t>{9, 8}));
+  const auto a = session.feed(left), b = other.feed(prompt);
+  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size_bytes()), 0);
+  EXPECT_EQ(rest({7}), 1u);
+  EXPECT_TRUE(session.tokens().empty());
+}
+
 TEST_F(SmallSession, GreedyGenerationStopsAtTheLimitTheStopTokenAndTheFullContext) {
   const std::vector<std::int32_t> prompt{1, 2, 3};
   SampleOptions options;
