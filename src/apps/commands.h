@@ -13,6 +13,7 @@ void add_data_command(CLI::App& app);
 void add_diff_command(CLI::App& app);
 void add_edit_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
+void add_export_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_attach_rows_command(CLI::App& app);
 void add_import_command(CLI::App& app);
