@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ SOURCE = Path(__file__).resolve().parent.parent
 PROMPTS = ["The capital of France is", "Once upon a time, there was a little", "the th"]
 LIMIT = 1e-4  # of logits and gradients, relative; both sides compute in f32
 NEW_TOKENS = 40
+UUID = bytes(range(16))  # of models made here
 PLAIN = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
@@ -90,7 +92,7 @@ def greedy_fault(model, ids, wanted, end):
     return None if (best[0] - best[1]) < 1e-3 else f"greedy token {at}: generate() {made[at:at + 1]}, stem {wanted[at:at + 1]}"
 
 
-def check_model(stem, folder, source, prompts):
+def check_model(stem, folder, source, prompts, patches):
     """Exports one model directory and returns its differences; "faults" are texts."""
     import torch
     from safetensors.torch import load_file
@@ -100,9 +102,10 @@ def check_model(stem, folder, source, prompts):
     arguments = [stem, "export", source, out, "--logits", file]
     for prompt in prompts:
         arguments += ["--prompt", prompt]
-    checked(arguments)
+    in_force = [word for patch in patches for word in ("--patch", patch.resolve())]
+    checked(arguments + in_force)
     model, model_type = load(out)
-    tokenizer = AutoTokenizer.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=model_type == "stem")  # it looks at the model's config
     reference = load_file(file)
     result = {"model_type": model_type, "logits": 0.0, "cache": 0.0, "padded": 0.0, "faults": []}
     with torch.no_grad():
@@ -119,7 +122,8 @@ def check_model(stem, folder, source, prompts):
             positions = (mask.cumsum(-1) - 1).clamp_min(0)
             both = model(padded, attention_mask=mask, position_ids=positions).logits[0, pads:]
             result["padded"] = max(result["padded"], distance(both, logits))
-            generated = json.loads(checked([stem, "generate", source, "-p", prompt, "--max-tokens", NEW_TOKENS, "--json"]))
+            generated = json.loads(checked([stem, "generate", source, "-p", prompt, "--max-tokens", NEW_TOKENS, "--json"] +
+                                           in_force))
             if generated["prompt_ids"] == ids[0].tolist():
                 fault = greedy_fault(model, ids, generated["completion_ids"], generated["end_of_text_id"])
                 result["faults"] += [f"{prompt!r}: {fault}"] if fault else []
@@ -130,7 +134,7 @@ def check_model(stem, folder, source, prompts):
     return result
 
 
-def golden_directory(path, folder):
+def golden_directory(path, folder, with_table):
     """A model directory made of a golden file: weights, table, a tokenizer of single bytes, a manifest."""
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -142,7 +146,7 @@ def golden_directory(path, folder):
     (folder / "config.json").write_text(json.dumps(config))
     save_file({name: t for name, t in tensors.items() if name.startswith(("model.", "lm_head."))}, folder / "model.safetensors",
               {"format": "pt"})
-    if "stem.table" in tensors:
+    if "stem.table" in tensors and with_table:
         save_file({"stem.table": tensors["stem.table"]}, folder / "stem_table.safetensors")
     vocabulary = {chr(65 + i): i for i in range(config["vocab_size"] - 5)}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -154,23 +158,49 @@ def golden_directory(path, folder):
     digest = {p.name: {"sha256": hashlib.sha256(p.read_bytes()).hexdigest(), "bytes": p.stat().st_size}
               for p in sorted(folder.iterdir())}
     (folder / "stem.json").write_text(json.dumps({
-        "format": "stem-model/1", "uuid": str(uuid.uuid4()), "model_version": 1, "created": "2026-01-01T00:00:00Z",
+        "format": "stem-model/1", "uuid": str(uuid.UUID(bytes=UUID)), "model_version": 1, "created": "2026-01-01T00:00:00Z",
         "tokenizer_sha256": digest["tokenizer.json"]["sha256"], "files": digest}))
     return config, tensors
 
 
-def check_golden(stem, folder, path):
+def table_as_patch(config, table, source, folder):
+    """A patch (docs/formats/patch.md) that gives a model without stored rows the rows of a whole table."""
+    import torch
+    from safetensors.torch import save_file
+
+    vocab, _, width = table.shape
+    address = [(layer, token) for layer in config["stem_layers"] for token in range(vocab)]
+    leaf = [hashlib.sha256(b"\0stem-row-v1" + UUID + struct.pack("<IIB", layer, token, 0) + bytes(4 * width)).digest()
+            for layer, token in address]
+    folder.mkdir()
+    save_file({"rows": table.transpose(0, 1).reshape(-1, width).contiguous(),
+               "layer": torch.tensor([a[0] for a in address], dtype=torch.int32),
+               "token": torch.tensor([a[1] for a in address], dtype=torch.int32),
+               "trigger_offsets": torch.zeros(len(address) + 1, dtype=torch.int32),
+               "trigger_ids": torch.zeros(0, dtype=torch.int32),
+               "base_leaf": torch.tensor([list(digest) for digest in leaf], dtype=torch.uint8)}, folder / "patch.safetensors")
+    rows = hashlib.sha256((folder / "patch.safetensors").read_bytes()).digest()
+    (folder / "patch.json").write_text(json.dumps({
+        "format": "stem-patch/1", "id": hashlib.sha256(b"stem-patch-v1" + UUID + b"\0" + rows).hexdigest(), "mode": "set",
+        "base_uuid": str(uuid.UUID(bytes=UUID)), "dtype": "f32", "method": "check", "sequence": 1,
+        "tokenizer_sha256": json.loads((source / "stem.json").read_text())["tokenizer_sha256"],
+        "created": "2026-01-01T00:00:00Z", "request": {}, "parameters": {}, "scores": {}}))
+    return folder
+
+
+def check_golden(stem, folder, path, as_patch=False):
     import torch
 
     source, out = folder / "model", folder / "exported"
-    config, golden = golden_directory(path, source)
+    config, golden = golden_directory(path, source, not as_patch)
     result = {"model_type": "refused", "logits": 0.0, "gradients": 0.0, "faults": []}
     if config["ffn_variant"] in ("hash_moe", "moe"):
         refused = run([stem, "export", source, out])
         if refused.returncode != 2 or f"found {config['ffn_variant']}" not in refused.stderr or out.exists():
             result["faults"].append(f"expected a refusal that names it, found {refused.stderr!r}")
         return result
-    checked([stem, "export", source, out])
+    baked = ["--patch", table_as_patch(config, golden["stem.table"], source, folder / "all.stempatch")] if as_patch else []
+    checked([stem, "export", source, out] + baked)
     model, result["model_type"] = load(out)
     tokens, targets = golden["tokens"].long(), golden["targets"].long()
     loss = 0
@@ -193,6 +223,7 @@ def main():
     parser.add_argument("models", nargs="*", type=Path, help="model directories")
     parser.add_argument("--stem", required=True, type=Path, help="the program")
     parser.add_argument("--goldens", action="store_true", help="also the models of tests/golden/model")
+    parser.add_argument("--patch", action="append", type=Path, default=[], help="put in force and baked in; may be repeated")
     parser.add_argument("--prompt", action="append", help="in place of the three; may be repeated")
     parser.add_argument("--json", action="store_true", help="one object, by model")
     arguments = parser.parse_args()
@@ -216,9 +247,11 @@ def main():
                 print("".join(f"  {fault}\n" for fault in result["faults"]), end="", flush=True)
 
         for model in arguments.models:
-            add(str(model), check_model, model.resolve(), arguments.prompt or PROMPTS)
+            add(str(model), check_model, model.resolve(), arguments.prompt or PROMPTS, arguments.patch)
         for path in sorted((SOURCE / "tests/golden/model").glob("*.safetensors")) if arguments.goldens else []:
             add(path.stem, check_golden, path)
+            if path.stem.startswith("stem_additive"):
+                add(f"{path.stem}, its rows from a patch", check_golden, path, True)
     if arguments.json:
         print(json.dumps(results, indent=2))
     return 1 if not results or any(r["faults"] for r in results.values()) else 0

@@ -85,15 +85,11 @@ std::string table_name(std::int64_t layer) {
 // Where a layer's rows come from: the file, row by row, so that a table larger than memory passes through.
 class TableRows {
  public:
-  explicit TableRows(const PatchedModel& m) : m_(m), width_(m.model().config.ffn) {
-    if (m.model().table.present()) {
-      file_ = Safetensors::open(m.loaded.directory / kTableFile);
-      first_ = record_address(*file_, 0);
-      dtype_ = m.model().table.dtype();
-    } else {
-      const Safetensors weights = Safetensors::open(m.loaded.directory / kWeightsFile);
-      dtype_ = weights.info("model.norm.weight").dtype.value_or(DType::f32);
-    }
+  explicit TableRows(const PatchedModel& m)
+      : m_(m), width_(m.model().config.ffn), dtype_(m.model().table.dtype()) {
+    if (!m.model().table.present()) return;
+    file_ = Safetensors::open(m.loaded.directory / kTableFile);
+    first_ = record_address(*file_, 0);
   }
 
   TensorSpec spec(std::int64_t layer) const {
@@ -128,9 +124,9 @@ class TableRows {
 
   const PatchedModel& m_;
   std::int64_t width_;
+  DType dtype_;
   std::optional<Safetensors> file_;
   RecordAddress first_;
-  DType dtype_ = DType::f32;
 };
 
 // The dense weights as they lie in the model directory, the tables between them: wider types first.
