@@ -37,9 +37,9 @@ struct TokenShard {
 void save_shard(const std::filesystem::path& path, const TokenShard& shard);
 
 /// Reads a shard. Throws kFormat when offsets are not ascending or do not cover the tokens, when a loss mask
-/// holds other values than 0 and 1 or another number of them, when the content does not have the digest that the
-/// file states, kMismatch when an id is not in [0, vocab) or
-/// the tokenizer's digest is not `tokenizer_digest` (empty: not checked).
+/// holds other values than 0 and 1 or another number of them, when the content does not have the digest that
+/// the file states, kMismatch when an id is not in [0, vocab) or the tokenizer's digest is not
+/// `tokenizer_digest` (empty: not checked).
 TokenShard load_shard(const std::filesystem::path& path, std::int64_t vocab,
                       const std::string& tokenizer_digest);
 
