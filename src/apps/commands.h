@@ -8,6 +8,7 @@ class App;
 namespace stem {
 
 void add_atlas_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
 void add_chat_command(CLI::App& app);
 void add_data_command(CLI::App& app);
 void add_diff_command(CLI::App& app);

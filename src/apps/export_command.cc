@@ -20,7 +20,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kExportName = "stem_export.json";  // marks a directory that may be replaced
 constexpr const char* kModelingFile = "modeling_stem.py";
-constexpr const char* kTokenizerConfigFile = "tokenizer_config.json";
 constexpr std::uint64_t kPiece = 1 << 20;
 
 struct ExportOptions {

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,8 +36,8 @@ struct LoadedModel {
 
 struct LoadOptions {
   bool table_in_memory = false;
-  bool verify = true;  ///< check every file's digest against the manifest
-  Precision precision = {};
+  bool verify = true;                       ///< check every file's digest against the manifest
+  std::optional<Precision> precision = {};  ///< as ReadOptions
 };
 
 /// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest,

@@ -82,8 +82,9 @@ void write_model_files(const std::filesystem::path& dir, const Model& model, DTy
 
 Model read_model_files(const std::filesystem::path& dir, const ReadOptions& options) {
   const std::string config_path = (dir / kConfigFile).string();
-  const ModelConfig c =
-      config_from_json(parse_json(read_file(config_path, kMaxConfigBytes), config_path), config_path);
+  const Json json = parse_json(read_file(config_path, kMaxConfigBytes), config_path);
+  const ModelConfig c = config_from_json(json, config_path);
+  const bool narrow = get_string_or(json, "torch_dtype", config_path, "float32") == "bfloat16";
   const Safetensors weights = Safetensors::open(dir / kWeightsFile);
 
   // Shapes are checked before the memory for them is taken: a config that asks for terabytes fails on the
@@ -109,7 +110,8 @@ Model read_model_files(const std::filesystem::path& dir, const ReadOptions& opti
                   "moe_intermediate_size");
     }
   }
-  Model model(c, options.precision, options.table_in_memory);
+  Model model(c, options.precision.value_or(Precision{DType::f32, narrow ? DType::bf16 : DType::f32}),
+              options.table_in_memory);
   std::set<std::string> known;
   const auto read = [&](const std::string& name, Out view, const std::vector<std::int64_t>& shape) {
     known.insert(name);

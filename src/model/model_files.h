@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
 #include "model/model.h"
 
@@ -18,7 +19,9 @@ void write_model_files(const std::filesystem::path& dir, const Model& model, DTy
 
 /// How to bring a model into memory.
 struct ReadOptions {
-  Precision precision = {};      ///< types of the run
+  /// Types of the run; none: f32, with a copy in bf16 for the products where the file's weights are bf16 (the
+  /// same numbers, half the bytes).
+  std::optional<Precision> precision = {};
   bool table_in_memory = false;  ///< copy the table (training, baking); else map the file
 };
 

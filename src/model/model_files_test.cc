@@ -105,6 +105,8 @@ TEST_F(ModelFiles, RoundTripInBf16RoundsToNearestEven) {
   expect_rounded(back.table.records(), model.table.records(), "table");
   EXPECT_EQ(Safetensors::open(dir / kTableFile).info("stem.table").type, "BF16");
   EXPECT_EQ(read_model_files(dir, {}).table.dtype(), DType::bf16);  // mapped as it is stored
+  EXPECT_EQ(back.precision.narrow, DType::bf16);  // products read the same numbers in half the bytes
+  EXPECT_EQ(read_model_files(dir, {Precision{}, true}).precision.narrow, DType::f32);
   EXPECT_EQ(parse_json(read_file(dir / kConfigFile), "config")["torch_dtype"], "bfloat16");
 }
 

@@ -1,0 +1,191 @@
+// stem bench: how fast a model reads a prompt and writes an answer here, and how far that is from memory's
+// limit.
+#include <omp.h>
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <set>
+
+#include "apps/commands.h"
+#include "apps/patched_model.h"
+#include "apps/progress.h"
+#include "core/error.h"
+#include "core/rng.h"
+
+namespace stem {
+namespace {
+
+struct Options {
+  std::string model;
+  std::int64_t prompt = 512, decode = 64, repeats = 3;
+  bool json = false;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+double percentile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
+}
+
+// Bytes a second that all threads together read from memory: each looks for a one among its zeros.
+double read_bandwidth() {
+  constexpr std::size_t kBytes = std::size_t{512} << 20;
+  Buffer zeros(kBytes);
+  zeros.clear();
+  const auto* const data = static_cast<const char*>(zeros.data());
+  std::vector<double> rates;
+  for (int round = 0; round < 5; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    int found = 0;
+#pragma omp parallel reduction(+ : found)
+    {
+      const auto threads = static_cast<std::size_t>(omp_get_num_threads());
+      const std::size_t part = kBytes / threads;
+      found += std::memchr(data + part * static_cast<std::size_t>(omp_get_thread_num()), 1, part) != nullptr;
+    }
+    require(found == 0, "zeros");
+    rates.push_back(static_cast<double>(kBytes) / seconds_since(start));
+  }
+  return median(rates);
+}
+
+// What one token reads of the dense weights: every matrix once, the head too; of an untied embedding one row.
+double weight_bytes(const Model& model) {
+  std::int64_t values = model.config.tied ? 0 : model.config.width;
+  for_each_tensor(model.config, model.gemm_weights(),
+                  [&](const std::string&, const In& view, TensorKind) { values += view.size(); });
+  return static_cast<double>(values * size_of(model.precision.narrow));
+}
+
+struct Timing {
+  std::vector<double> prefill, decode,
+      token;                                // seconds: of each prompt, of each answer, of each of its tokens
+  double prompt_rows = 0, decode_rows = 0;  // distinct tokens, a run
+};
+
+// Ids by Zipf's law, p(i) close to 1/(i + 1): the exponential of a uniform number.
+std::vector<std::int32_t> zipf_ids(std::int64_t count, std::int64_t vocab, Rng& rng) {
+  std::vector<std::int32_t> ids;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const double rank = std::exp(rng.uniform() * std::log(static_cast<double>(vocab)));
+    ids.push_back(static_cast<std::int32_t>(
+        std::clamp<std::int64_t>(static_cast<std::int64_t>(rank) - 1, 0, vocab - 1)));
+  }
+  return ids;
+}
+
+Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
+  Timing t;
+  Rng rng(1, 0);
+  const std::int64_t vocab = opened.model().config.vocab;
+  for (std::int64_t run = -1; run < o.repeats; ++run) {  // run −1 warms up
+    const std::vector<std::int32_t> prompt = zipf_ids(o.prompt, vocab, rng),
+                                    answer = zipf_ids(o.decode, vocab, rng);
+    Session session(runtime.inference(), opened.model(), &opened.overlay, o.prompt + o.decode);
+    const auto start = std::chrono::steady_clock::now();
+    session.feed(prompt);
+    const double read = seconds_since(start);
+    std::vector<double> each;
+    for (const std::int32_t id : answer) {
+      const auto before = std::chrono::steady_clock::now();
+      sample(session.feed({&id, 1}), {}, 0);
+      each.push_back(seconds_since(before));
+    }
+    if (run < 0) continue;
+    t.prefill.push_back(read);
+    double sum = 0;
+    for (const double s : each) sum += s;
+    t.decode.push_back(sum);
+    t.token.insert(t.token.end(), each.begin(), each.end());
+    const auto distinct = [](const std::vector<std::int32_t>& ids) {
+      return static_cast<double>(std::set(ids.begin(), ids.end()).size());
+    };
+    t.prompt_rows += distinct(prompt) / static_cast<double>(o.repeats);
+    t.decode_rows += distinct(answer) / static_cast<double>(o.repeats);
+  }
+  return t;
+}
+
+void run_bench(const Options& o) {
+  Runtime runtime;
+  const PatchedModel opened = open_model(runtime, o.model);
+  const ModelConfig& c = opened.model().config;
+  if (o.prompt + o.decode > c.max_positions)
+    fail(ErrorCode::kUsage,
+         "--prompt and --decode: expected at most {} tokens together (max_position_embeddings), found {}",
+         c.max_positions, o.prompt + o.decode);
+  const double bandwidth = read_bandwidth(), weights = weight_bytes(opened.model());
+  const Table& table = opened.model().table;
+  const double record =
+      table.present() ? static_cast<double>(c.table_shape().record() * size_of(table.dtype())) : 0.0;
+  // Halfway through the answer, keys and values of every layer.
+  const double cached = static_cast<double>((o.prompt + o.decode / 2) * c.kv_heads * c.head_width * 2 *
+                                            c.layers * size_of(opened.model().precision.wide));
+  const Timing t = measure(runtime, opened, o);
+  const double ttft = median(t.prefill), prefill = static_cast<double>(o.prompt) / ttft,
+               decode = static_cast<double>(o.decode) / median(t.decode),
+               rate = decode * (weights + record + cached);
+  const double p50 = percentile(t.token, 0.5), p99 = percentile(t.token, 0.99);
+  if (o.json) {
+    fmt::print("{}", dump_json({{"model", o.model},
+                                {"machine", machine_text()},
+                                {"read_bytes_per_s", bandwidth},
+                                {"weight_bytes_per_token", weights},
+                                {"cache_bytes_per_token", cached},
+                                {"record_bytes", record},
+                                {"prompt_tokens", o.prompt},
+                                {"prefill_tokens_per_s", prefill},
+                                {"ttft_s", ttft},
+                                {"decode_tokens", o.decode},
+                                {"decode_tokens_per_s", decode},
+                                {"decode_bytes_per_s", rate},
+                                {"share_of_read_bandwidth", rate / bandwidth},
+                                {"itl_p50_s", p50},
+                                {"itl_p99_s", p99},
+                                {"distinct_rows_prompt", t.prompt_rows},
+                                {"distinct_rows_decode", t.decode_rows}}));
+    return;
+  }
+  fmt::print("machine  {}; memory reads {}/s\n", machine_text(), bytes_text(bandwidth));
+  fmt::print("prefill  {} tokens: {:.1f} tokens/s, first token after {:.1f} ms\n", count_text(o.prompt),
+             prefill, 1e3 * ttft);
+  fmt::print("decode   {} tokens: {:.1f} tokens/s; between tokens {:.1f} ms (half), {:.1f} ms (99 %)\n",
+             count_text(o.decode), decode, 1e3 * p50, 1e3 * p99);
+  fmt::print(
+      "         a token reads {} of weights and {} of keys and values: {}/s, {:.0f} % of what memory gives\n",
+      bytes_text(weights), bytes_text(cached), bytes_text(rate), 100 * rate / bandwidth);
+  if (record > 0)
+    fmt::print("table    {} a record; {:.0f} distinct rows in a prompt, {:.0f} in an answer\n",
+               bytes_text(record), t.prompt_rows, t.decode_rows);
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("bench", "time a model here: prompts, answers, share of memory's rate");
+  command->footer("One sequence, ids by Zipf's law, medians over the repeats.\n");
+  command->add_option("model", o->model, "model directory")->required();
+  command->add_option("--prompt", o->prompt, "tokens of the prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--decode", o->decode, "tokens of the answer")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--repeats", o->repeats, "runs")->check(CLI::Range(1, 1000))->capture_default_str();
+  command->add_flag("--json", o->json, "the figures as JSON");
+  command->callback([o] { run_bench(*o); });
+}
+
+}  // namespace stem
