@@ -28,13 +28,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 double percentile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
   return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
+}
+double median(std::vector<double> values) {
+  return percentile(std::move(values), 0.5);
 }
 
 // Bytes a second that all threads together read from memory: each looks for a one among its zeros.
@@ -135,7 +134,7 @@ void run_bench(const Options& o) {
   const double ttft = median(t.prefill), prefill = static_cast<double>(o.prompt) / ttft,
                decode = static_cast<double>(o.decode) / median(t.decode),
                rate = decode * (weights + record + cached);
-  const double p50 = percentile(t.token, 0.5), p99 = percentile(t.token, 0.99);
+  const double p50 = median(t.token), p99 = percentile(t.token, 0.99);
   if (o.json) {
     fmt::print("{}", dump_json({{"model", o.model},
                                 {"machine", machine_text()},

@@ -30,8 +30,8 @@ void write_documents(const std::filesystem::path& path, const std::vector<std::s
 DataSummary write_tokens(const std::filesystem::path& out, const Tokenizer& tokenizer,
                          const std::vector<std::string>& train, const std::vector<std::string>& held_out) {
   std::filesystem::create_directories(out);
-  const std::string json = tokenizer.to_json(), digest = to_hex(sha256(json));
   tokenizer.save(out);
+  const std::string digest = to_hex(sha256_file(out / kTokenizerFile));
   const TokenShard shard = tokenize(tokenizer, train, digest),
                    validation = tokenize(tokenizer, held_out, digest);
   save_shard(out / kTrainTokens, shard);

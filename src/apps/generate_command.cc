@@ -61,9 +61,10 @@ std::vector<ChatTurn> turns_of(const std::string& system, const std::string& use
 }
 
 // With room for one token of an answer.
-std::vector<std::int32_t> chat_tokens(const LoadedModel& loaded, const std::vector<ChatTurn>& turns) {
+std::vector<std::int32_t> chat_tokens(const ChatPrompt& chat, const LoadedModel& loaded,
+                                      const std::vector<ChatTurn>& turns) {
   for (const ChatTurn& turn : turns) check_utf8(turn.content, "a message");
-  const std::vector<std::int32_t> ids = ChatPrompt(loaded.tokenizer).encode(turns);
+  const std::vector<std::int32_t> ids = chat.encode(turns);
   const std::int64_t room = loaded.model.config.max_positions - 1;
   if (static_cast<std::int64_t>(ids.size()) > room)
     fail(ErrorCode::kUsage,
@@ -75,8 +76,9 @@ std::vector<std::int32_t> chat_tokens(const LoadedModel& loaded, const std::vect
 void run_generate(Options o) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model, o.patches);
-  const auto prompt = o.chat ? chat_tokens(opened.loaded, turns_of(o.system, o.prompt))
-                             : prompt_tokens(opened.loaded, o.prompt);
+  const auto prompt =
+      o.chat ? chat_tokens(ChatPrompt(opened.tokenizer()), opened.loaded, turns_of(o.system, o.prompt))
+             : prompt_tokens(opened.loaded, o.prompt);
   Session session(runtime.inference(), opened.model(), &opened.overlay,
                   static_cast<std::int64_t>(prompt.size()) + o.sample.max_tokens);
   const auto made = stream(session, opened.loaded, prompt, o.sample, o.json, !o.chat);
@@ -100,6 +102,7 @@ void run_generate(Options o) {
 // has read already is not read again.
 void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
   fmt::print(stderr, "Write a message; /new starts afresh, an empty line or Ctrl-D ends.\n");
+  const ChatPrompt chat(opened.tokenizer());
   Session session(runtime.inference(), opened.model(), &opened.overlay);
   std::vector<ChatTurn> turns;
   while (true) {
@@ -114,7 +117,7 @@ void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
       turns = turns_of(o.system, line);
     else
       turns.push_back({"user", line});
-    const std::vector<std::int32_t> prompt = chat_tokens(opened.loaded, turns);
+    const std::vector<std::int32_t> prompt = chat_tokens(chat, opened.loaded, turns);
     const auto answer = stream(session, opened.loaded, session.reuse(prompt), o.sample, false, false);
     write_out("\n");
     turns.push_back({"assistant", opened.tokenizer().decode(answer, true)});

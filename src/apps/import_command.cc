@@ -5,6 +5,7 @@
 #include "apps/commands.h"
 #include "apps/model_directory.h"
 #include "apps/progress.h"
+#include "apps/run_files.h"
 #include "convert/import.h"
 #include "core/error.h"
 #include "io/file.h"
@@ -19,15 +20,8 @@ struct ImportOptions {
   bool replace = false, json = false;
 };
 
-void require_new(const fs::path& directory, bool replace) {
-  if (!replace && fs::exists(directory / kManifestName))
-    fail(ErrorCode::kUsage,
-         "{}: expected a new model directory, found a model ({}): name another, or say --replace",
-         directory.string(), kManifestName);
-}
-
 void run_import(const ImportOptions& o) {
-  require_new(o.out, o.replace);
+  if (!o.replace) require_new_model(o.out);
   const ImportedModel imported = import_model(o.source, o.tokenizer);
   const DType dtype = o.dtype.empty() ? imported.stored : o.dtype == "f32" ? DType::f32 : DType::bf16;
   const Manifest manifest =
@@ -65,7 +59,7 @@ std::vector<std::int64_t> layers_of(const std::string& choice, std::int64_t coun
 // The weights stay the very files; only the configuration says that there are rows, and that all are zero.
 void run_attach(const AttachOptions& o) {
   const fs::path from = o.model, to = o.out.empty() ? from : fs::path(o.out);
-  if (!o.out.empty()) require_new(to, o.replace);
+  if (!o.out.empty() && !o.replace) require_new_model(to);
   const Manifest before = verify_manifest(from);
   const std::string source = (from / kConfigFile).string();
   const Json json = parse_json(read_file(from / kConfigFile, 1 << 20), source);

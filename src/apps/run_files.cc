@@ -57,6 +57,13 @@ void require_no_model(const std::filesystem::path& folder) {
          folder.string(), kManifestName);
 }
 
+void require_new_model(const std::filesystem::path& directory) {
+  if (std::filesystem::exists(directory / kManifestName))
+    fail(ErrorCode::kUsage,
+         "{}: expected a new model directory, found a model ({}): name another, or say --replace",
+         directory.string(), kManifestName);
+}
+
 std::string checkpoint_name(std::int64_t step) {
   return fmt::format("step-{:08}", step);
 }

@@ -38,6 +38,10 @@ RunPaths find_run(const std::filesystem::path& given);
 /// would make that model unreadable.
 void require_no_model(const std::filesystem::path& folder);
 
+/// Throws kUsage where `directory`, in which a model is to be made, holds one: to be named again with
+/// --replace.
+void require_new_model(const std::filesystem::path& directory);
+
 /// "step-00000012".
 std::string checkpoint_name(std::int64_t step);
 /// Removes all but the newest `keep` checkpoints; names sort by step.

@@ -19,10 +19,7 @@ struct Options {
 
 // Without --resume a run starts anew and takes the place of what is there under its name.
 void require_new(const std::filesystem::path& model) {
-  if (std::filesystem::exists(model / kManifestName))
-    fail(ErrorCode::kUsage,
-         "{}: expected a new model directory, found a model ({}): name another, or say --replace",
-         model.string(), kManifestName);
+  require_new_model(model);
   const std::filesystem::path run = run_directory(model), latest = run / kCheckpoints / kLatest;
   if (!std::filesystem::is_symlink(std::filesystem::symlink_status(latest))) return;
   fail(ErrorCode::kUsage,
