@@ -26,4 +26,22 @@ std::string_view name_of(DType dtype) {
   return "?";
 }
 
+std::uint16_t to_half(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);
+  constexpr std::uint32_t kInfinity = 0x477ff000u;  // 65520: the tie between the largest half and the next
+  if (magnitude >= kInfinity) return static_cast<std::uint16_t>(sign | 0x7c00u);
+  if (magnitude < 113u << 23) {
+    // Below 2^-14: units of 2^-24, counted by an addition that rounds as floats do.
+    constexpr float kCounter = 0.5f;  // its last place is 2^-24
+    const float counted = std::bit_cast<float>(magnitude) + kCounter;
+    return static_cast<std::uint16_t>(
+        sign | (std::bit_cast<std::uint32_t>(counted) - std::bit_cast<std::uint32_t>(kCounter)));
+  }
+  const std::uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<std::uint16_t>(sign | ((rounded - (112u << 23)) >> 13));
+}
+
 }  // namespace stem

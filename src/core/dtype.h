@@ -46,6 +46,22 @@ struct bf16 {
 };
 static_assert(sizeof(bf16) == 2);
 
+/// An IEEE half as f32, exactly. Selections instead of branches, so that loops over it become vector code. A
+/// subnormal m · 2^-24 is (1 + m/1024) · 2^-14 less 2^-14: no subnormal float takes part, and threads that
+/// flush those give the same.
+inline float from_half(std::uint16_t h) {
+  const std::uint32_t magnitude = static_cast<std::uint32_t>(h & 0x7fff) << 13;
+  const std::uint32_t exponent = h & 0x7c00u;
+  constexpr std::uint32_t kSmallest = 113u << 23;  // 2^-14, the smallest normal half
+  const float tiny = std::bit_cast<float>(magnitude + kSmallest) - std::bit_cast<float>(kSmallest);
+  const std::uint32_t normal = magnitude + (exponent == 0x7c00u ? 224u << 23 : 112u << 23);
+  const std::uint32_t bits = exponent == 0 ? std::bit_cast<std::uint32_t>(tiny) : normal;
+  return std::bit_cast<float>(bits | static_cast<std::uint32_t>(h & 0x8000) << 16);
+}
+
+/// The nearest IEEE half, to even on ties; beyond ±65504 infinity.
+std::uint16_t to_half(float value);
+
 template <class T>
 constexpr DType dtype_of();
 template <>

@@ -21,21 +21,8 @@ std::uint32_t u32_at(const std::uint8_t* bytes) {
   return static_cast<std::uint32_t>(u16_at(bytes)) | static_cast<std::uint32_t>(u16_at(bytes + 2)) << 16;
 }
 
-// IEEE half -> float, exactly. Selections instead of branches, so that loops over it become vector code. A
-// subnormal m · 2^-24 is (1 + m/1024) · 2^-14 less 2^-14: no subnormal float takes part, and threads that
-// flush those give the same.
-float half(std::uint16_t h) {
-  const std::uint32_t magnitude = static_cast<std::uint32_t>(h & 0x7fff) << 13;
-  const std::uint32_t exponent = h & 0x7c00u;
-  constexpr std::uint32_t kSmallest = 113u << 23;  // 2^-14, the smallest normal half
-  const float tiny = std::bit_cast<float>(magnitude + kSmallest) - std::bit_cast<float>(kSmallest);
-  const std::uint32_t normal = magnitude + (exponent == 0x7c00u ? 224u << 23 : 112u << 23);
-  const std::uint32_t bits = exponent == 0 ? std::bit_cast<std::uint32_t>(tiny) : normal;
-  return std::bit_cast<float>(bits | static_cast<std::uint32_t>(h & 0x8000) << 16);
-}
-
 float half_at(const std::uint8_t* bytes) {
-  return half(u16_at(bytes));
+  return from_half(u16_at(bytes));
 }
 
 void read_f32(const std::uint8_t* block, std::int64_t count, float* to) {

@@ -20,6 +20,7 @@
 #include "core/batch.h"
 #include "core/rows.h"
 #include "core/view.h"
+#include "core/weight_format.h"
 
 namespace stem {
 
@@ -54,6 +55,32 @@ struct GemmKernels {
   /// number of rows in x, the chunking or the thread count. x [M, I] and w [O, I] may differ in dtype (f32,
   /// bf16); y wide or narrow.
   void (*linear_invariant)(Out y, In x, In w, bool accumulate);
+};
+
+/// A matrix [rows, cols] as ServedKernels::pack left it: in the order in which this backend reads it.
+struct ServedMatrix {
+  WeightFormat format = WeightFormat::bf16;
+  std::int64_t rows = 0, cols = 0;
+  const void* data = nullptr;  ///< 64-byte aligned
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+/// Weights for inference in the formats of core/weight_format.h. Each element of a result has one summation
+/// order, whatever the number of rows in x, the chunking or the thread count. x and y are f32 (f64 in the
+/// oracle).
+///  * bf16: x is rounded to bf16 where the machine multiplies bf16, sums in f32.
+///  * integers: x is rounded to int8 in groups of 32 (quantise_activations); the sums within a group are
+///  exact, those
+///    over groups in f32: Σ_g (s_x,g · Σ q q_x) · s_w,g, then Σ_g (s_x,g · Σ q_x) · offset_w,g.
+struct ServedKernels {
+  std::size_t (*bytes)(WeightFormat format, std::int64_t rows, std::int64_t cols);
+  /// Writes the packed form of `from` to `to`, 64-byte aligned.
+  void (*pack)(void* to, const StoredMatrix& from);
+  /// y [M, rows] = x [M, cols] · wᵀ (+= when `accumulate`).
+  void (*linear)(Out y, In x, const ServedMatrix& w, bool accumulate);
+  /// x [N, cols] = the rows `ids` of w: a token embedding.
+  void (*gather)(Out x, const ServedMatrix& w, std::span<const std::int32_t> ids);
 };
 
 struct NormKernels {
@@ -217,6 +244,7 @@ struct OptimizerKernels {
 struct Kernels {
   const char* name = "";
   GemmKernels gemm;
+  ServedKernels served;
   NormKernels norm;
   BiasKernels bias;
   RopeKernels rope;

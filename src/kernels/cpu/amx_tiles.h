@@ -35,6 +35,21 @@ inline std::int64_t blocks(std::int64_t n) {
   return (n + kBlock - 1) / kBlock;
 }
 
+/// Values of 32 packed columns of b [depth, N]. Odd in steps where many: columns a power of two apart would
+/// share a few lines of every cache.
+inline std::int64_t column_values(std::int64_t depth) {
+  const std::int64_t steps = blocks(depth);
+  return (steps < 16 ? steps : steps | 1) * 2 * kTile;
+}
+
+/// k of a block: sums over one are made in the tiles, and added to those of the blocks before it.
+inline std::int64_t depth_block(std::int64_t depth) {
+  constexpr std::int64_t kMaxDepth = 256;  // a panel of a and a block of b take 16 kB each
+  const std::int64_t steps = blocks(depth);
+  const std::int64_t parts = std::max<std::int64_t>(1, (steps * kBlock + kMaxDepth - 1) / kMaxDepth);
+  return std::max<std::int64_t>(1, (steps + parts - 1) / parts) * kBlock;
+}
+
 /// What _tile_loadconfig reads: eight tiles of 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1;

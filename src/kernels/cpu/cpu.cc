@@ -35,6 +35,7 @@ Kernels make_kernels() {
   Kernels kernels;
   kernels.name = "cpu";
   kernels.gemm = cpu::gemm_kernels();
+  kernels.served = cpu::served_kernels();
   kernels.norm = cpu::norm_kernels();
   kernels.bias = cpu::bias_kernels();
   kernels.rope = cpu::rope_kernels();

@@ -9,6 +9,7 @@
 namespace stem::cpu {
 
 GemmKernels gemm_kernels();
+ServedKernels served_kernels();
 NormKernels norm_kernels();
 BiasKernels bias_kernels();
 RopeKernels rope_kernels();

@@ -24,7 +24,6 @@ namespace {
 
 using namespace amx;
 
-constexpr std::int64_t kMaxDepth = 256;  // kc: a panel of a and a block of b take 16 kB each
 constexpr std::int64_t kColumns = 1024;  // of c at a time: their part of b, kc deep, takes 512 kB
 // Sums apart from c: rows 4 kB from one another would share the same few cache lines.
 constexpr std::int64_t kSumStride = kColumns + kBlock;
@@ -41,13 +40,6 @@ struct Product {
   std::int64_t task_rows;  // rows of c of a task
   In add;
 };
-
-/// Values of 32 packed columns of b. Odd in steps where many: columns a power of two apart would share a few
-/// lines of every cache.
-std::int64_t column_values(std::int64_t depth) {
-  const std::int64_t steps = blocks(depth);
-  return (steps < 16 ? steps : steps | 1) * 2 * kTile;
-}
 
 /// Towards the second-level cache: the tiles of one step.
 void prefetch(const bf16* tiles) {
@@ -166,11 +158,9 @@ void multiply_all(std::span<const GemmCall> calls, const bf16* packed) {
   while (task_rows > 2 * kBlock && rows < task_rows * cpu_threads() * 4) task_rows -= kBlock;
   for (const GemmCall& g : calls) {
     const auto product = static_cast<std::int32_t>(product_store.size());
-    const std::int64_t depth = g.transpose_a ? g.a.rows : g.a.cols, steps = blocks(depth);
-    const std::int64_t parts = std::max<std::int64_t>(1, (steps * kBlock + kMaxDepth - 1) / kMaxDepth);
+    const std::int64_t depth = g.transpose_a ? g.a.rows : g.a.cols;
     product_store.push_back({g.c, g.a, g.transpose_a, packed == nullptr ? next : packed, g.c.rows, g.c.cols,
-                             depth, std::max<std::int64_t>(1, (steps + parts - 1) / parts) * kBlock,
-                             task_rows, g.add});
+                             depth, depth_block(depth), task_rows, g.add});
     if (packed == nullptr) {
       next += amx_packed_bytes(g.b, g.transpose_b) / sizeof(bf16);
       for (std::int32_t i = 0; i < pack_parts(g.b); ++i) pack_store.push_back({product, i});

@@ -25,4 +25,11 @@ std::size_t amx_packed_bytes(In b, bool transpose_b);
 /// Packs op(b) into `to`, 64-byte aligned.
 void amx_pack(void* to, In b, bool transpose_b);
 
+/// Where value (k, n) of op(b) [K, N] lies in the packed form, in values of bf16.
+std::int64_t amx_packed_index(std::int64_t depth, std::int64_t n, std::int64_t k);
+
+/// y [M, N] (+)= x [M, K] · wᵀ for f32 x, rounded to bf16, and packed w [N, K]: the bits of amx_gemm, and for
+/// few rows at the speed at which w comes from memory.
+void amx_linear(Out y, In x, const void* packed, std::int64_t outs, bool accumulate);
+
 }  // namespace stem::cpu

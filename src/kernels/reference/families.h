@@ -6,6 +6,7 @@
 namespace stem::reference {
 
 GemmKernels gemm_kernels();
+ServedKernels served_kernels();
 NormKernels norm_kernels();
 BiasKernels bias_kernels();
 RopeKernels rope_kernels();

@@ -8,6 +8,7 @@ const Kernels& reference_kernels() {
   static const Kernels kernels{
       .name = "reference",
       .gemm = reference::gemm_kernels(),
+      .served = reference::served_kernels(),
       .norm = reference::norm_kernels(),
       .bias = reference::bias_kernels(),
       .rope = reference::rope_kernels(),

@@ -1,0 +1,73 @@
+// Integer weights as the cpu backend reads them: panels of 16 rows, so that a vector of sums holds 16
+// outputs.
+//
+// A panel is [head] [scales of every group] [integers of every group], each part on a cache line of its own:
+//  * head: int4 alone, D of 16 rows, then −M of 16 rows, f32.
+//  * scales of a group: int8 d of 16 rows (f16); int4 s of 16 rows, then m (bytes); int4_f16 d, then m (f16).
+//  * integers of a group: vectors of 64 bytes [16 rows][4 values of k], what one VPDPBUSD and one row of a
+//    tile take. int8: vector j holds k = 4j … 4j + 3, plus 128. int4: the low halves of vector j hold k = 4j
+//    …, the high ones k = 16 + 4j ….
+#pragma once
+
+#include <cstdint>
+
+#include "core/weight_format.h"
+#include "kernels/kernels.h"
+
+namespace stem::cpu {
+
+constexpr std::int64_t kPanelRows = 16;
+constexpr std::int64_t kIntegerOffset = 128;  // int8 weights are stored unsigned
+
+/// Bytes of the parts of a panel.
+struct PanelLayout {
+  std::int64_t groups, head, scales, integers;  // `scales` and `integers` of one group
+  std::int64_t first_scale, first_integer, bytes;
+
+  PanelLayout(WeightFormat format, std::int64_t cols)
+      : groups(weight_groups(cols)),
+        head(format == WeightFormat::int4 ? 2 * kPanelRows * 4 : 0),
+        scales(format == WeightFormat::int4_f16 ? 4 * kPanelRows : 2 * kPanelRows),
+        integers(format == WeightFormat::int8 ? kPanelRows * kWeightGroup : kPanelRows * kWeightGroup / 2),
+        first_scale(head),
+        first_integer((head + groups * scales + 63) / 64 * 64),
+        bytes(first_integer + groups * integers) {}
+};
+
+inline std::int64_t panel_count(std::int64_t rows) {
+  return (rows + kPanelRows - 1) / kPanelRows;
+}
+
+/// x [M, cols] in int8, in groups.
+struct Activations {
+  std::int64_t rows = 0, groups = 0;
+  std::int8_t* q = nullptr;       // [M padded to 16, groups · 32], zeros behind x
+  float* scale = nullptr;         // [M, groups]
+  float* sum = nullptr;           // [M, groups] scale · Σ q
+  std::int32_t* shift = nullptr;  // [M, groups] −128 Σ q: takes kIntegerOffset back out of a sum
+
+  std::int64_t depth() const { return groups * kWeightGroup; }
+};
+
+/// One product y (+)= x wᵀ with integer weights.
+struct IntegerProduct {
+  Out y;
+  Activations x;
+  ServedMatrix w;
+  bool accumulate = false;
+
+  const std::uint8_t* panel(std::int64_t p) const {
+    return static_cast<const std::uint8_t*>(w.data) + p * PanelLayout(w.format, w.cols).bytes;
+  }
+};
+
+/// Quantises x row by row, then multiplies, on all threads, with the vectors that every CPU has.
+void integer_product_vectors(const IntegerProduct& product, In x);
+
+/// Whether this CPU has the instructions of integer_product_avx512 (AVX-512 with VNNI).
+bool vnni_supported();
+/// The same bits (where the vectors above have fused products); on tiles (AMX-INT8) where they exist and rows
+/// are many.
+void integer_product_avx512(const IntegerProduct& product, In x);
+
+}  // namespace stem::cpu
