@@ -223,7 +223,7 @@ void pack(void* to, const StoredMatrix& from) {
 /// Memory of the activations of one product; the engine's thread calls, all threads read.
 Activations activations(const In& x, std::int64_t groups) {
   thread_local Buffer memory;
-  const std::int64_t rows = (x.rows + kPanelRows - 1) / kPanelRows * kPanelRows;
+  const std::int64_t rows = (x.rows + 31) / 32 * 32;  // whole blocks of tiles
   const std::int64_t q = (rows * groups * kWeightGroup + 63) / 64 * 64,
                      floats = (rows * groups * 4 + 63) / 64 * 64;
   const auto needed = static_cast<std::size_t>(q + 3 * floats);

@@ -20,7 +20,11 @@ STEM_VNNI_BEGIN
 namespace stem::cpu {
 namespace {
 
-using amx::first16;
+/// Mask of the first n of 16 lanes. (Inlining wants functions of the very same instruction sets.)
+inline __mmask16 first16(std::int64_t n) {
+  return n >= 16 ? static_cast<__mmask16>(0xffff)
+                 : static_cast<__mmask16>((1u << std::max<std::int64_t>(n, 0)) - 1);
+}
 
 constexpr std::int64_t kQuads = kWeightGroup / 4;  // vectors of a group
 
@@ -68,7 +72,7 @@ inline __m512 finish(const std::uint8_t* panel, __m512 scaled, __m512 offsets) {
 }
 
 inline void deliver(const IntegerProduct& p, std::int64_t row, std::int64_t panel, __m512 value) {
-  float* const y = p.y.row<float>(row) + panel * kPanelRows;
+  float* const y = static_cast<float*>(p.y.data) + row * p.y.stride + panel * kPanelRows;
   const __mmask16 mask = first16(p.w.rows - panel * kPanelRows);
   if (p.accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value);
   _mm512_mask_storeu_ps(y, mask, value);
@@ -120,147 +124,159 @@ void multiply_rows(const IntegerProduct& p, const PanelLayout& layout, std::int6
 }
 
 // ---- tiles
+//
+// A block is 16 or 32 rows of x times two panels. The tiles hold the sums of one group; those of kBatch
+// groups wait in the first-level cache until vectors scale them and add them up, in the same order as above.
 
 constexpr std::int64_t kTileRows = 16;
-constexpr std::int64_t kBatch = 8;  // groups whose sums wait in the first-level cache: 16 kB for two panels
-constexpr std::int64_t kTileRowsFrom = 9;  // rows of x from which tiles are faster than vectors
+constexpr std::int64_t kPanels = 2;
+constexpr std::int64_t kSums = kTileRows * kPanelRows;  // of a tile
+constexpr std::int64_t kBatch = 4;                      // groups: 16 kB of sums
+constexpr std::int64_t kTileRowsFrom = 9;               // rows of x from which tiles are faster than vectors
 
-// A: 16 rows of x, 32 values of k. B: 8 rows of 4 values of k for 16 outputs. C: 16 × 16 sums.
+// Tiles 0 … 3: 16 × 16 sums. 4, 7: 16 rows of x, 32 values of k. 5, 6: 8 times 4 values of k, for 16 outputs.
 struct alignas(64) IntegerTiles {
   std::uint8_t palette = 1;
   std::uint8_t start_row = 0;
   std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 32, 64, 64, 64};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 32, 64, 64, 32};
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 8, 8, 16};
 };
 
 /// Two panels taken apart, in the first- and second-level cache.
 struct OpenPanels {
-  std::uint8_t* integers[2];  // [groups][8][64]
-  float* scales[2];           // [groups][16]
-  float* offsets[2];          // [groups][16]
+  std::int64_t first, count;        // panels of the matrix: one or two
+  std::uint8_t* integers[kPanels];  // [groups][8][64]
+  float* scales;                    // [groups][2][16]
+  float* offsets;                   // [groups][2][16]
 };
 
 template <WeightFormat kFormat>
-void open_panel(const IntegerProduct& p, const PanelLayout& layout, std::int64_t panel, OpenPanels& open,
-                int i) {
-  const std::uint8_t* const at = p.panel(panel);
+void open_panel(const IntegerProduct& p, const PanelLayout& layout, OpenPanels& open, std::int64_t i) {
+  const std::uint8_t* const at = p.panel(open.first + std::min(i, open.count - 1));
   for (std::int64_t g = 0; g < layout.groups; ++g) {
     const Scales s = load_scales<kFormat>(at + layout.first_scale + g * layout.scales);
-    _mm512_store_ps(open.scales[i] + g * kPanelRows, s.scale);
-    _mm512_store_ps(open.offsets[i] + g * kPanelRows, s.offset);
+    _mm512_store_ps(open.scales + (g * kPanels + i) * kPanelRows, s.scale);
+    _mm512_store_ps(open.offsets + (g * kPanels + i) * kPanelRows, s.offset);
     __m512i w[kQuads];
     load_integers<kFormat>(w, at + layout.first_integer + g * layout.integers);
     for (int j = 0; j < kQuads; ++j) _mm512_store_si512(open.integers[i] + (g * kQuads + j) * 64, w[j]);
   }
 }
 
-/// sums [kBatch][2][16][16] of groups [first, last).
+/// sums [last − first][kTiles][2][16][16]: of each group, rows from `q` on, and panel.
+template <int kTiles>
 inline void tile_sums(const OpenPanels& open, const std::int8_t* q, std::int64_t depth, std::int64_t first,
                       std::int64_t last, std::int32_t* sums) {
   const auto stride = static_cast<std::size_t>(depth);
-  constexpr std::int64_t kSums = kTileRows * kPanelRows;
-  const auto group = [&](std::int64_t g, auto even) {
-    constexpr bool kEven = decltype(even)::value;
-    std::int32_t* const to = sums + (g - first) * 2 * kSums;
-    _tile_loadd(4, q + g * kWeightGroup, stride);
+  for (std::int64_t g = first; g < last; ++g, sums += kTiles * kPanels * kSums) {
+    const std::int8_t* const x = q + g * kWeightGroup;
+    _tile_loadd(4, x, stride);
     _tile_loadd(5, open.integers[0] + g * kQuads * 64, 64);
+    _tile_zero(0);
+    _tile_dpbsud(0, 4, 5);
     _tile_loadd(6, open.integers[1] + g * kQuads * 64, 64);
-    if constexpr (kEven) {
-      _tile_zero(0);
-      _tile_dpbsud(0, 4, 5);
-      _tile_zero(1);
-      _tile_dpbsud(1, 4, 6);
-      _tile_stored(0, to, 64);
-      _tile_stored(1, to + kSums, 64);
-    } else {
+    _tile_zero(1);
+    _tile_dpbsud(1, 4, 6);
+    if constexpr (kTiles == 2) {
+      _tile_loadd(7, x + kTileRows * depth, stride);
       _tile_zero(2);
-      _tile_dpbsud(2, 4, 5);
+      _tile_dpbsud(2, 7, 5);
       _tile_zero(3);
-      _tile_dpbsud(3, 4, 6);
-      _tile_stored(2, to, 64);
-      _tile_stored(3, to + kSums, 64);
+      _tile_dpbsud(3, 7, 6);
     }
-  };
-  for (std::int64_t g = first; g < last; ++g) {
-    if ((g - first) % 2 == 0)
-      group(g, std::true_type());
-    else
-      group(g, std::false_type());
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + kSums, 64);
+    if constexpr (kTiles == 2) {
+      _tile_stored(2, sums + 2 * kSums, 64);
+      _tile_stored(3, sums + 3 * kSums, 64);
+    }
   }
 }
 
-/// Four rows' sums of groups [first, last) onto `scaled` [16 rows][2][16].
-template <WeightFormat kFormat>
-inline void scale_sums(const IntegerProduct& p, const OpenPanels& open, std::int64_t row, std::int64_t r,
-                       std::int64_t first, std::int64_t last, const std::int32_t* sums, float* scaled) {
+/// What a block has summed over groups, for each row and panel.
+struct alignas(64) BlockSums {
+  float scaled[2 * kTileRows][kPanels][kPanelRows];
+  float offsets[2 * kTileRows][kPanels][kPanelRows];
+};
+
+/// Adds the sums of groups [first, last) of rows r … r + 3 of the block, which is at row `row` of x.
+template <WeightFormat kFormat, int kTiles>
+inline void scale_sums(const Activations& x, const OpenPanels& open, std::int64_t row, std::int64_t r,
+                       std::int64_t first, std::int64_t last, const std::int32_t* sums, BlockSums& block) {
   constexpr int kRows = 4;
-  __m512 total[kRows][2];
+  constexpr bool kOffsets = kFormat != WeightFormat::int8;
+  __m512 scaled[kRows][kPanels], offsets[kRows][kPanels];
   for (int k = 0; k < kRows; ++k) {
-    for (int i = 0; i < 2; ++i) total[k][i] = _mm512_load_ps(scaled + ((r + k) * 2 + i) * kPanelRows);
+    for (int i = 0; i < kPanels; ++i) {
+      scaled[k][i] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(block.scaled[r + k][i]);
+      if constexpr (kOffsets)
+        offsets[k][i] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(block.offsets[r + k][i]);
+    }
   }
-  for (std::int64_t g = first; g < last; ++g) {
-    const __m512 scale[2] = {_mm512_load_ps(open.scales[0] + g * kPanelRows),
-                             _mm512_load_ps(open.scales[1] + g * kPanelRows)};
+  sums += r / kTileRows * kPanels * kSums + r % kTileRows * kPanelRows;
+  for (std::int64_t g = first; g < last; ++g, sums += kTiles * kPanels * kSums) {
+    const float* const scale = open.scales + g * kPanels * kPanelRows;
+    const float* const offset = open.offsets + g * kPanels * kPanelRows;
     for (int k = 0; k < kRows; ++k) {
-      const std::int64_t at = (row + r + k) * p.x.groups + g;
-      const __m512 factor = _mm512_set1_ps(p.x.scale[at]);
-      for (int i = 0; i < 2; ++i) {
-        __m512i sum = _mm512_load_si512(sums + (((g - first) * 2 + i) * kTileRows + r + k) * kPanelRows);
-        if constexpr (kFormat == WeightFormat::int8)
-          sum = _mm512_add_epi32(sum, _mm512_set1_epi32(p.x.shift[at]));
-        total[k][i] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), factor), scale[i], total[k][i]);
+      const std::int64_t at = (row + r + k) * x.groups + g;
+      const __m512 factor = _mm512_set1_ps(x.scale[at]);
+      for (int i = 0; i < kPanels; ++i) {
+        __m512i sum = _mm512_load_si512(sums + i * kSums + k * kPanelRows);
+        if constexpr (!kOffsets) sum = _mm512_add_epi32(sum, _mm512_set1_epi32(x.shift[at]));
+        const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), factor);
+        scaled[k][i] = _mm512_fmadd_ps(part, _mm512_load_ps(scale + i * kPanelRows), scaled[k][i]);
+        if constexpr (kOffsets)
+          offsets[k][i] = _mm512_fmadd_ps(_mm512_set1_ps(x.sum[at]), _mm512_load_ps(offset + i * kPanelRows),
+                                          offsets[k][i]);
       }
     }
   }
   for (int k = 0; k < kRows; ++k) {
-    for (int i = 0; i < 2; ++i) _mm512_store_ps(scaled + ((r + k) * 2 + i) * kPanelRows, total[k][i]);
-  }
-}
-
-template <WeightFormat kFormat>
-inline void deliver_rows(const IntegerProduct& p, const OpenPanels& open, std::int64_t row,
-                         std::int64_t panel, int panels, const float* scaled) {
-  const std::int64_t rows = std::min(kTileRows, p.x.rows - row);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (int i = 0; i < panels; ++i) {
-      __m512 offsets = _mm512_setzero_ps();
-      if constexpr (kFormat != WeightFormat::int8) {
-        const float* const sums = p.x.sum + (row + r) * p.x.groups;
-        for (std::int64_t g = 0; g < p.x.groups; ++g)
-          offsets = _mm512_fmadd_ps(_mm512_set1_ps(sums[g]), _mm512_load_ps(open.offsets[i] + g * kPanelRows),
-                                    offsets);
-      }
-      const __m512 value = _mm512_load_ps(scaled + (r * 2 + i) * kPanelRows);
-      deliver(p, row + r, panel + i, finish<kFormat>(p.panel(panel + i), value, offsets));
+    for (int i = 0; i < kPanels; ++i) {
+      _mm512_store_ps(block.scaled[r + k][i], scaled[k][i]);
+      if constexpr (kOffsets) _mm512_store_ps(block.offsets[r + k][i], offsets[k][i]);
     }
   }
 }
 
-/// Rows [first_row, last_row) of x with panels `panel` and the next one.
+template <WeightFormat kFormat, int kTiles>
+inline void multiply_block(const IntegerProduct& p, const OpenPanels& open, std::int64_t row) {
+  alignas(64) std::int32_t sums[kBatch * kTiles * kPanels * kSums];
+  BlockSums block;  // written by the first batch
+  for (std::int64_t g = 0; g < p.x.groups; g += kBatch) {
+    const std::int64_t last = std::min(p.x.groups, g + kBatch);
+    tile_sums<kTiles>(open, p.x.q + row * p.x.depth(), p.x.depth(), g, last, sums);
+    for (std::int64_t r = 0; r < kTiles * kTileRows; r += 4)
+      scale_sums<kFormat, kTiles>(p.x, open, row, r, g, last, sums, block);
+  }
+  const std::int64_t rows = std::min(kTiles * kTileRows, p.x.rows - row);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < open.count; ++i) {
+      const __m512 scaled = _mm512_load_ps(block.scaled[r][i]);
+      const __m512 offsets =
+          kFormat == WeightFormat::int8 ? _mm512_setzero_ps() : _mm512_load_ps(block.offsets[r][i]);
+      deliver(p, row + r, open.first + i, finish<kFormat>(p.panel(open.first + i), scaled, offsets));
+    }
+  }
+}
+
+/// All rows of x with panels `panel` and the next one.
 template <WeightFormat kFormat>
 void multiply_tiles(const IntegerProduct& p, const PanelLayout& layout, std::int64_t panel) {
   thread_local Buffer memory;
-  const std::int64_t groups = layout.groups, integers = groups * kQuads * 64, floats = groups * kPanelRows;
-  char* next = amx::thread_memory<char>(memory, 2 * integers + 4 * floats * 4);
-  OpenPanels open{};
-  for (int i = 0; i < 2; ++i, next += integers) open.integers[i] = reinterpret_cast<std::uint8_t*>(next);
-  for (int i = 0; i < 2; ++i, next += floats * 4) open.scales[i] = reinterpret_cast<float*>(next);
-  for (int i = 0; i < 2; ++i, next += floats * 4) open.offsets[i] = reinterpret_cast<float*>(next);
-  const int panels = panel + 1 < panel_count(p.w.rows) ? 2 : 1;
-  for (int i = 0; i < 2; ++i) open_panel<kFormat>(p, layout, panel + std::min(i, panels - 1), open, i);
-  alignas(64) std::int32_t sums[kBatch * 2 * kTileRows * kPanelRows];
-  alignas(64) float scaled[kTileRows * 2 * kPanelRows];
-  for (std::int64_t row = 0; row < p.x.rows; row += kTileRows) {
-    std::memset(scaled, 0, sizeof(scaled));
-    for (std::int64_t g = 0; g < groups; g += kBatch) {
-      const std::int64_t last = std::min(groups, g + kBatch);
-      tile_sums(open, p.x.q + row * p.x.depth(), p.x.depth(), g, last, sums);
-      for (std::int64_t r = 0; r < kTileRows; r += 4)
-        scale_sums<kFormat>(p, open, row, r, g, last, sums, scaled);
-    }
-    deliver_rows<kFormat>(p, open, row, panel, panels, scaled);
-  }
+  const std::int64_t groups = layout.groups, integers = groups * kQuads * 64,
+                     floats = groups * kPanels * kPanelRows;
+  char* const at = amx::thread_memory<char>(memory, 2 * integers + 2 * floats * 4);
+  OpenPanels open{panel,
+                  std::min(kPanels, panel_count(p.w.rows) - panel),
+                  {reinterpret_cast<std::uint8_t*>(at), reinterpret_cast<std::uint8_t*>(at + integers)},
+                  reinterpret_cast<float*>(at + 2 * integers),
+                  reinterpret_cast<float*>(at + 2 * integers) + floats};
+  for (std::int64_t i = 0; i < kPanels; ++i) open_panel<kFormat>(p, layout, open, i);
+  std::int64_t row = 0;
+  for (; row + kTileRows < p.x.rows; row += 2 * kTileRows) multiply_block<kFormat, 2>(p, open, row);
+  if (row < p.x.rows) multiply_block<kFormat, 1>(p, open, row);
 }
 
 // ---- activations

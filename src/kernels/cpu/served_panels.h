@@ -41,7 +41,7 @@ inline std::int64_t panel_count(std::int64_t rows) {
 /// x [M, cols] in int8, in groups.
 struct Activations {
   std::int64_t rows = 0, groups = 0;
-  std::int8_t* q = nullptr;       // [M padded to 16, groups · 32], zeros behind x
+  std::int8_t* q = nullptr;       // [M padded to 32, groups · 32], zeros behind x
   float* scale = nullptr;         // [M, groups]
   float* sum = nullptr;           // [M, groups] scale · Σ q
   std::int32_t* shift = nullptr;  // [M, groups] −128 Σ q: takes kIntegerOffset back out of a sum
