@@ -14,6 +14,7 @@
 #include "apps/progress.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "kernels/cpu/cpu.h"
 
 namespace stem {
 namespace {
@@ -58,8 +59,17 @@ double read_bandwidth() {
   return median(rates);
 }
 
+std::size_t kernel_bytes(const Weight& w) {
+  return cpu_kernels().served.bytes(w.served.format, w.served.rows, w.served.cols);
+}
+
 // What one token reads of the dense weights: every matrix once, the head too; of an untied embedding one row.
 double weight_bytes(const Model& model) {
+  if (model.served) {
+    const bool tied = model.config.tied;
+    return static_cast<double>(model.served.bytes) -
+           (tied ? 0.0 : static_cast<double>(kernel_bytes(model.served.embedding)));
+  }
   std::int64_t values = model.config.tied ? 0 : model.config.width;
   for_each_tensor(model.config, model.gemm_weights(),
                   [&](const std::string&, const In& view, TensorKind) { values += view.size(); });
@@ -117,7 +127,7 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
 
 void run_bench(const Options& o) {
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model);
+  const PatchedModel opened = open_model(runtime, o.model, {}, {.serving = true});
   const ModelConfig& c = opened.model().config;
   if (o.prompt + o.decode > c.max_positions)
     fail(ErrorCode::kUsage,

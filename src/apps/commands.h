@@ -20,6 +20,7 @@ void add_attach_rows_command(CLI::App& app);
 void add_import_command(CLI::App& app);
 void add_info_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
+void add_quantize_command(CLI::App& app);
 void add_report_command(CLI::App& app);
 void add_resume_command(CLI::App& app);
 void add_study_command(CLI::App& app);

@@ -120,6 +120,11 @@ std::int64_t target_bytes(const Tokenizer& tokenizer, const TokenShard& shard, s
   return bytes;
 }
 
+// Served weights are for inference alone; plain ones are quicker through the kernels of training.
+Context text_context(Runtime& runtime, const PatchedModel& opened) {
+  return opened.model().served ? runtime.inference() : runtime.training();
+}
+
 Json eval_text(Runtime& runtime, const PatchedModel& opened, const Options& o, const std::string& path) {
   const TokenShard shard = tokenize(opened.tokenizer(), read_documents(path), "");
   BatchOptions batch;
@@ -127,7 +132,7 @@ Json eval_text(Runtime& runtime, const PatchedModel& opened, const Options& o, c
                                       : opened.model().config.max_positions;
   batch.tokens_per_step = std::max<std::int64_t>(2048, batch.max_sequence);
   const EvalResult r =
-      evaluate_loss(runtime.training(), opened.model(), shard, batch, nullptr, &opened.overlay);
+      evaluate_loss(text_context(runtime, opened), opened.model(), shard, batch, nullptr, &opened.overlay);
   const std::int64_t bytes = target_bytes(opened.tokenizer(), shard, batch.max_sequence);
   return {{"text", path},
           {"documents", shard.document_count()},
@@ -157,7 +162,7 @@ Json accuracy_json(const TemplateAccuracy& t) {
 
 void eval_facts(Runtime& runtime, const PatchedModel& opened, const Options& o, Json& result) {
   const FactSuite suite = load_facts(o.facts);
-  for (const TemplateAccuracy& t : fact_accuracy(runtime.training(), opened, suite)) {
+  for (const TemplateAccuracy& t : fact_accuracy(text_context(runtime, opened), opened, suite)) {
     if (!o.json)
       fmt::print("{:<22} {:>6.1f} %  of {:>4}  {}{}\n", t.id,
                  t.cases == 0 ? 0.0 : 100.0 * static_cast<double>(t.correct) / static_cast<double>(t.cases),
@@ -165,7 +170,7 @@ void eval_facts(Runtime& runtime, const PatchedModel& opened, const Options& o, 
     result["facts"].push_back(accuracy_json(t));
   }
   if (!o.swaps) return;
-  const SwapScores scores = score_swaps(runtime.training(), opened.loaded, suite, 0, o.json);
+  const SwapScores scores = score_swaps(text_context(runtime, opened), opened.loaded, suite, 0, o.json);
   for (const SwapScore& s : scores.templates) {
     if (!o.json)
       fmt::print("{:<22} swap {:>5.1f} %  own {:>5.1f} %  of {} pairs\n", s.id,
@@ -214,7 +219,7 @@ void run_eval(const Options& o) {
     fail(ErrorCode::kUsage, "--per-item: expected --suite NAME=FILE beside it");
   const std::vector<NamedSuite> suites = load_suites(o);  // faults in files come before the work
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, o.patches);
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, {.serving = true});
   Json result{{"model", o.model}, {"patches", opened.patches.size()}};
   for (const std::string& text : o.texts) {
     const Json r = eval_text(runtime, opened, o, text);

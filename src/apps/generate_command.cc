@@ -75,7 +75,7 @@ std::vector<std::int32_t> chat_tokens(const ChatPrompt& chat, const LoadedModel&
 
 void run_generate(Options o) {
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, o.patches);
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, {.serving = true});
   const auto prompt =
       o.chat ? chat_tokens(ChatPrompt(opened.tokenizer()), opened.loaded, turns_of(o.system, o.prompt))
              : prompt_tokens(opened.loaded, o.prompt);
@@ -128,7 +128,7 @@ void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
 // token.
 void run_chat(const Options& o) {
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, o.patches);
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, {.serving = true});
   if (opened.tokenizer().chat_template() && !o.plain) return converse(o, runtime, opened);
   if (!o.system.empty())
     fail(ErrorCode::kUsage, "--system: expected a model with a chat template, found {} without one", o.model);

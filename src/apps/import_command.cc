@@ -24,9 +24,11 @@ void run_import(const ImportOptions& o) {
   if (!o.replace) require_new_model(o.out);
   const ImportedModel imported = import_model(o.source, o.tokenizer);
   const DType dtype = o.dtype.empty() ? imported.stored : o.dtype == "f32" ? DType::f32 : DType::bf16;
+  SaveOptions save;
+  save.dtype = dtype;
+  save.more = [&](const fs::path& staged) { imported.tokenizer.save(staged); };
   const Manifest manifest =
-      save_model_directory(o.out, imported.model, imported.tokenizer.to_json(), {}, {}, dtype,
-                           [&](const fs::path& staged) { imported.tokenizer.save(staged); });
+      save_model_directory(o.out, imported.model, imported.tokenizer.to_json(), {}, {}, save);
   const ModelConfig& c = imported.model.config;
   const std::int64_t parameters = account(c).dense_parameters;
   if (o.json) {

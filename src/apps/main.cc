@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   stem::add_plan_command(app);
   stem::add_import_command(app);
   stem::add_attach_rows_command(app);
+  stem::add_quantize_command(app);
   stem::add_export_command(app);
   stem::add_generate_command(app);
   stem::add_chat_command(app);

@@ -35,7 +35,8 @@ LoadedModel load_model_directory(const std::filesystem::path& directory, const C
   LoadedModel loaded{directory,
                      options.verify ? verify_manifest(directory) : read_manifest(directory),
                      Tokenizer::load(directory / kTokenizerFile),
-                     read_model_files(directory, {options.precision, options.table_in_memory}),
+                     read_model_files(directory, {options.precision, options.table_in_memory,
+                                                  options.serving ? &context : nullptr}),
                      {}};
   const ModelConfig& config = loaded.model.config;
   if (loaded.tokenizer.vocab_size() > config.vocab) {
@@ -46,16 +47,15 @@ LoadedModel load_model_directory(const std::filesystem::path& directory, const C
   }
   if (loaded.manifest.token_stats)
     loaded.stats = read_stats(directory / *loaded.manifest.token_stats, config.vocab);
-  loaded.model.refresh_compute(context);
+  if (!loaded.model.served) loaded.model.refresh_compute(context);
   return loaded;
 }
 
 Manifest save_model_directory(const std::filesystem::path& directory, const Model& model,
                               const std::string& tokenizer_json, const TokenStats& stats,
-                              const Manifest& draft, DType dtype,
-                              const std::function<void(const std::filesystem::path&)>& more) {
+                              const Manifest& draft, const SaveOptions& options) {
   StagedDirectory staged(directory);
-  write_model_files(staged.path(), model, dtype);
+  write_model_files(staged.path(), model, options);
   write_file_atomic(staged.file(kTokenizerFile), tokenizer_json);
   Manifest manifest = draft;
   manifest.files.clear();
@@ -73,7 +73,7 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
     writer.close();
     manifest.token_stats = kTokenStatsFile;
   }
-  if (more) more(staged.path());
+  if (options.more) options.more(staged.path());
   manifest = write_manifest(staged.path(), manifest);  // last: a directory without it is not a model
   staged.commit();
   return manifest;

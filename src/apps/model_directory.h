@@ -38,6 +38,7 @@ struct LoadOptions {
   bool table_in_memory = false;
   bool verify = true;                       ///< check every file's digest against the manifest
   std::optional<Precision> precision = {};  ///< as ReadOptions
+  bool serving = false;                     ///< for inference alone: ReadOptions::serving
 };
 
 /// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest,
@@ -46,12 +47,15 @@ struct LoadOptions {
 LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context,
                                  const LoadOptions& options = {});
 
-/// Writes a model directory whole or not at all, its manifest last. `more`, when given, adds files to the
-/// staged directory. A zero uuid in `draft` is replaced by a new one.
+struct SaveOptions : WriteOptions {
+  std::function<void(const std::filesystem::path&)> more = {};  ///< adds files to the staged directory
+};
+
+/// Writes a model directory whole or not at all, its manifest last. A zero uuid in `draft` is replaced by a
+/// new one.
 Manifest save_model_directory(const std::filesystem::path& directory, const Model& model,
                               const std::string& tokenizer_json, const TokenStats& stats,
-                              const Manifest& draft, DType dtype = DType::f32,
-                              const std::function<void(const std::filesystem::path&)>& more = {});
+                              const Manifest& draft, const SaveOptions& options = {});
 
 /// Copies tokenizer_config.json (chat template, bos and eos) where `from` has one.
 void copy_tokenizer_config(const std::filesystem::path& from, const std::filesystem::path& to);

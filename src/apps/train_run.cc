@@ -26,6 +26,13 @@ std::vector<std::int64_t> frequencies(const TokenShard& shard, std::int64_t voca
   return counts;
 }
 
+// Masters, and what a training keeps beside them.
+SaveOptions with_files(std::function<void(const fs::path&)> more) {
+  SaveOptions options;
+  options.more = std::move(more);
+  return options;
+}
+
 // What TensorBoard is told of a step, at the same steps as metrics.jsonl.
 void tell(EventFile& events, const Json& row) {
   constexpr std::pair<const char*, const char*> kTags[] = {{"loss", "train/loss"},
@@ -307,10 +314,10 @@ class Run {
     const std::int64_t step = trainer_->steps_done();
     if (step == saved_step_) return;
     save_model_directory(checkpoints_ / checkpoint_name(step), model_, tokenizer_json_,
-                         {counts_, trainer_->update_counts()}, draft_, DType::f32, [&](const fs::path& dir) {
+                         {counts_, trainer_->update_counts()}, draft_, with_files([&](const fs::path& dir) {
                            trainer_->write_state(dir);
                            copy_tokenizer_config(data_, dir);
-                         });
+                         }));
     switch_link(checkpoints_ / kLatest, checkpoint_name(step));
     prune_checkpoints(checkpoints_, settings_.keep_checkpoints);
     saved_step_ = step;
@@ -324,11 +331,11 @@ class Run {
                               optimizer.freeze().table;
     const std::optional<InitialRecords> initial = initial_records();
     measure_rows(context_, model_, optimizer, initial ? &*initial : nullptr, only_updated, stats);
-    summary_.manifest = save_model_directory(target_, model_, tokenizer_json_, stats, draft_, DType::f32,
-                                             [&](const fs::path& dir) {
+    summary_.manifest = save_model_directory(target_, model_, tokenizer_json_, stats, draft_,
+                                             with_files([&](const fs::path& dir) {
                                                write_current_rows(dir, context_, model_, optimizer);
                                                copy_tokenizer_config(data_, dir);
-                                             });
+                                             }));
   }
 
   std::optional<InitialRecords> initial_records() const {

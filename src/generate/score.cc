@@ -210,7 +210,7 @@ void Scorer::judge(const Activations& a, const Packed& packed, std::vector<Score
                   static_cast<std::size_t>(hidden.cols * size_of(hidden.dtype)));
     }
     loss = context_.workspace->matrix(model_.precision.wide, 1, count);
-    lm_head_loss_forward(context_, loss, picked, Weight{model_.gemm_weights().head}, targets);
+    lm_head_loss_forward(context_, loss, picked, model_.head_weight(), targets);
   }
   std::int64_t row = 0;
   for (const Member& m : members_) {

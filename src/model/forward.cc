@@ -50,16 +50,16 @@ void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, co
 // q, k, v = W x̂ + b, and with qk_norm RMSNorm of every head of q and k.
 void project_qkv(const Context& ctx, const Model& model, std::size_t l, const Qkv& now, const LayerSaved& s) {
   const ModelConfig& c = model.config;
-  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerWeights w = model.layer_weights(l);
   const LayerTensors& wide = model.weights.layers[l];
   if (!c.qk_norm) {
-    linear_forward(ctx, s.qkv, s.normed_attention, Weight{w.qkv});
+    linear_forward(ctx, s.qkv, s.normed_attention, w.qkv);
     if (c.qkv_bias) add_bias_forward(ctx, s.qkv, wide.qkv_bias);
     return;
   }
   const std::int64_t qk = now.qk.cols, v = now.v.cols, q = now.q.cols, k = now.k.cols;
-  linear_forward(ctx, s.qk_raw, s.normed_attention, Weight{w.qkv.slice_rows(0, qk)});
-  linear_forward(ctx, now.v, s.normed_attention, Weight{w.qkv.slice_rows(qk, v)});
+  linear_forward(ctx, s.qk_raw, s.normed_attention, w.qk);
+  linear_forward(ctx, now.v, s.normed_attention, w.v);
   if (c.qkv_bias) {
     add_bias_forward(ctx, s.qk_raw, wide.qkv_bias.slice_cols(0, qk));
     add_bias_forward(ctx, now.v, wide.qkv_bias.slice_cols(qk, v));
@@ -95,7 +95,7 @@ void project_qkv_backward(const Context& ctx, const Model& model, std::size_t l,
 void attention_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
                              const LayerSaved& s, KvCache* cache) {
   const ModelConfig& c = model.config;
-  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerWeights w = model.layer_weights(l);
   rms_norm_forward(ctx, s.normed_attention, s.inv_rms_attention, s.x_in,
                    model.weights.layers[l].attention_norm, c.norm_eps);
   const Qkv now = split(c, s.qkv);
@@ -108,7 +108,7 @@ void attention_layer_forward(const Context& ctx, const Model& model, std::size_t
     values = cache->values[l];
   }
   attention_forward(ctx, s.attended, s.lse, now.q, keys, values, c.attention_heads(), batch.segments);
-  linear_forward(ctx, s.x_mid, s.attended, Weight{w.o}, s.x_in);
+  linear_forward(ctx, s.x_mid, s.attended, w.o, s.x_in);
 }
 
 // h = the gated product of the layer's variant
@@ -134,14 +134,14 @@ void gated_product(const Context& ctx, FfnVariant ffn, const GateUp& in, const R
 void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x_out,
                        const LayerSaved& s) {
   const ModelConfig& c = model.config;
-  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerWeights w = model.layer_weights(l);
   const auto layer = static_cast<std::int64_t>(l);
   const FfnVariant ffn = c.ffn_of(layer);
   // In inference all layers share one buffer, wide enough for gate and up; a STEM layer uses half of it.
-  const Out gate_up = s.gate_up.slice_cols(0, w.gate_up.rows);
-  linear_forward(ctx, gate_up, s.normed_ffn, Weight{w.gate_up});
+  const Out gate_up = s.gate_up.slice_cols(0, w.gate_up.out_features());
+  linear_forward(ctx, gate_up, s.normed_ffn, w.gate_up);
   gated_product(ctx, ffn, halves(ffn, c.ffn, gate_up), rows, c.stem_index(layer), s.hidden);
-  linear_forward(ctx, x_out, s.hidden, Weight{w.down}, s.x_mid);
+  linear_forward(ctx, x_out, s.hidden, w.down, s.x_mid);
 }
 
 void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
@@ -168,7 +168,7 @@ void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, c
                         const TokenGroups& groups, Out d_normed, const ResidualGradient& d_x,
                         const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
-  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerWeights w = model.layer_weights(l);
   const LayerTensors& d_w = g.dense.layers[l];
   const auto layer = static_cast<std::int64_t>(l);
   const FfnVariant ffn = c.ffn_of(layer);
@@ -177,7 +177,7 @@ void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, c
 
   const std::int64_t n = d_x.wide.rows;
   const Out d_hidden = ctx.workspace->matrix(narrow, n, c.ffn);
-  linear_backward(ctx, d_hidden, d_w.down, d_x.narrow, s.hidden, Weight{w.down});
+  linear_backward(ctx, d_hidden, d_w.down, d_x.narrow, s.hidden, w.down);
 
   const Out d_gate_up = ctx.workspace->matrix(narrow, n, s.gate_up.cols);
   const GateUp in = halves(ffn, c.ffn, s.gate_up), d_in = halves(ffn, c.ffn, d_gate_up);
@@ -202,7 +202,7 @@ void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, c
     case FfnVariant::moe:
       require(false, "a mixture of experts has no gated product of its own");
   }
-  linear_backward(ctx, d_normed, d_w.gate_up, d_gate_up, s.normed_ffn, Weight{w.gate_up});
+  linear_backward(ctx, d_normed, d_w.gate_up, d_gate_up, s.normed_ffn, w.gate_up);
 }
 
 void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows,
@@ -221,14 +221,14 @@ void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, c
 void attention_layer_backward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
                               const ResidualGradient& d_x, const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
-  const LayerTensors& w = model.gemm_weights().layers[l];
+  const LayerWeights w = model.layer_weights(l);
   const LayerTensors& d_w = g.dense.layers[l];
   const DType narrow = model.precision.narrow;
   Workspace::Scope scope(*ctx.workspace);
   const std::int64_t n = d_x.wide.rows;
 
   const Out d_attended = ctx.workspace->matrix(narrow, n, c.heads * c.head_width);
-  linear_backward(ctx, d_attended, d_w.o, d_x.narrow, s.attended, Weight{w.o});
+  linear_backward(ctx, d_attended, d_w.o, d_x.narrow, s.attended, w.o);
 
   const Out d_qkv = ctx.workspace->matrix(narrow, n, c.qkv_width());
   const Qkv in = split(c, s.qkv), d_in = split(c, d_qkv);
@@ -238,7 +238,7 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
   project_qkv_backward(ctx, model, l, d_qkv, s, d_w);
 
   const Out d_normed = ctx.workspace->matrix(narrow, n, c.width);
-  linear_backward(ctx, d_normed, d_w.qkv, d_qkv, s.normed_attention, Weight{w.qkv});
+  linear_backward(ctx, d_normed, d_w.qkv, d_qkv, s.normed_attention, w.qkv);
   rms_norm_backward(ctx, d_x.wide, d_x.copy(), d_w.attention_norm, d_normed, s.x_in,
                     model.weights.layers[l].attention_norm, s.inv_rms_attention);
 }
@@ -275,6 +275,7 @@ void allocate_gated_ffn(const Context& ctx, const Model& model, std::int64_t gat
 }
 
 void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out x) {
+  if (model.served) return embedding_forward(ctx, x, model.served_embedding(), batch.tokens);
   Workspace::Scope scope(*ctx.workspace);
   const In table = model.embed_tokens();
   auto* pointers = ctx.workspace->array<RowPointer>(batch.size());
@@ -344,12 +345,12 @@ void forward_logits(const Context& ctx, const Model& model, const Activations& a
                 a.normed_final.slice_rows(at[i], 1).data,
                 static_cast<std::size_t>(picked.cols * size_of(picked.dtype)));
   }
-  linear_forward(ctx, logits, picked, Weight{model.gemm_weights().head});
+  linear_forward(ctx, logits, picked, model.head_weight());
 }
 
 void forward_loss(const Context& ctx, const Model& model, const Activations& a,
                   std::span<const std::int32_t> targets, Out loss) {
-  lm_head_loss_forward(ctx, loss, a.normed_final, Weight{model.gemm_weights().head}, targets);
+  lm_head_loss_forward(ctx, loss, a.normed_final, model.head_weight(), targets);
 }
 
 void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups, Gradients& g,
@@ -379,8 +380,8 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
   const std::int64_t n = batch.size();
 
   const Out d_normed = ctx.workspace->matrix(model.precision.narrow, n, c.width);
-  lm_head_loss_forward_backward(ctx, loss, d_normed, g.dense.head, a.normed_final,
-                                Weight{model.gemm_weights().head}, targets, weights);
+  lm_head_loss_forward_backward(ctx, loss, d_normed, g.dense.head, a.normed_final, model.head_weight(),
+                                targets, weights);
   ResidualGradient d_x;
   d_x.wide = ctx.workspace->matrix(model.precision.wide, n, c.width);
   d_x.narrow = model.precision.narrow == model.precision.wide

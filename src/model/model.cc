@@ -42,16 +42,42 @@ Model::Model(const ModelConfig& c, Precision p, bool with_table)
   if (!c.tied) embedding = Tensor(p.wide, c.vocab, c.width);
   if (c.stem_layer_count() > 0)
     table = with_table ? Table::in_memory(c.table_shape(), p.wide) : Table::absent(c.table_shape());
-  rope_table(cos_sin, c.rope_theta, c.rope_scaling);
-  if (c.variant == FfnVariant::hash_moe) {
-    for (std::int32_t t = 0; t < c.vocab; ++t)
-      hashed_expert.push_back(hash_expert(c.experts.hash_seed, t, c.expert_shape().experts));
+  fill_constants();
+}
+
+Model Model::for_serving(const ModelConfig& c) {
+  Model model;
+  model.config = c;
+  model.weights = DenseTensors::vectors(c, DType::f32);
+  model.cos_sin = Tensor(DType::f32, c.max_positions, c.head_width);
+  if (c.stem_layer_count() > 0) model.table = Table::absent(c.table_shape());
+  model.fill_constants();
+  return model;
+}
+
+void Model::fill_constants() {
+  rope_table(cos_sin, config.rope_theta, config.rope_scaling);
+  if (config.variant == FfnVariant::hash_moe) {
+    for (std::int32_t t = 0; t < config.vocab; ++t)
+      hashed_expert.push_back(hash_expert(config.experts.hash_seed, t, config.expert_shape().experts));
   }
   for_each_tensor(config, weights, [](const std::string&, Out view, TensorKind kind) {
     if (kind == TensorKind::norm) {
       for (std::int64_t i = 0; i < view.cols; ++i) store(view, 0, i, 1.0);
     }
   });
+}
+
+LayerWeights Model::layer_weights(std::size_t l) const {
+  if (served) return served.layers[l];
+  const LayerTensors& t = gemm_weights().layers[l];
+  const std::int64_t v = config.kv_heads * config.head_width, qk = config.qkv_width() - v;
+  return {.qkv = {t.qkv},
+          .qk = {t.qkv.slice_rows(0, qk)},
+          .v = {t.qkv.slice_rows(qk, v)},
+          .o = {t.o},
+          .gate_up = {t.gate_up},
+          .down = {t.down}};
 }
 
 void Model::refresh_compute(const Context& ctx) {

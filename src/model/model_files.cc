@@ -1,23 +1,19 @@
 #include "model/model_files.h"
 
+#include <algorithm>
 #include <set>
 #include <vector>
 
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "model/served_weights.h"
 
 namespace stem {
 namespace {
 
 constexpr std::uint64_t kTableAlignment = 4096;  // mappable, and readable with O_DIRECT
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
-const char* const kEmbedding = "model.embed_tokens.weight";
-
-std::vector<std::int64_t> stored_shape(const In& view, TensorKind kind) {
-  if (is_vector(kind)) return {view.cols};
-  return {view.rows, view.cols};
-}
 
 // Rows in pieces, converted to the stored dtype.
 void write_converted(SafetensorsWriter& writer, const std::string& name, const In& view, DType dtype) {
@@ -31,49 +27,81 @@ void write_converted(SafetensorsWriter& writer, const std::string& name, const I
   }
 }
 
-void read_into(const Safetensors& file, const std::string& name, const std::vector<std::int64_t>& shape,
-               Out into) {
-  const TensorInfo& info = file.info(name);
-  if (info.shape != shape || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {
-    fail(ErrorCode::kMismatch, "{}: {}: expected F32 or BF16 [{}] (from config.json), found {}", file.path(),
-         name, fmt::join(shape, ", "), info.described());
-  }
-  const auto copy = [&]<class To>(To* to) {
-    const std::int64_t n = into.size();
-    const void* data = file.data(info);
-    for (std::int64_t i = 0; i < n; ++i) {
-      to[i] = info.dtype == DType::f32
-                  ? static_cast<To>(static_cast<const float*>(data)[i])
-                  : static_cast<To>(static_cast<float>(static_cast<const bf16*>(data)[i]));
+void copy_rows(const Table& from, Out records) {
+  const TableShape shape = from.shape();
+  std::vector<float> row(static_cast<std::size_t>(shape.width));
+  for (std::int64_t t = 0; t < shape.vocab; ++t) {
+    for (std::int64_t s = 0; s < shape.layers; ++s) {
+      from.read_row(t, s, row);
+      if (records.dtype == DType::f64)
+        std::copy(row.begin(), row.end(), records.row<double>(t) + s * shape.width);
+      else
+        std::copy(row.begin(), row.end(), records.row<float>(t) + s * shape.width);
     }
+  }
+}
+
+// Shapes are checked before the memory for them is taken: a config that asks for terabytes fails on the
+// file's own shapes.
+void check_shapes(const WeightsFile& weights, const ModelConfig& c) {
+  weights.matrix(c.tied ? kEmbeddingName : "lm_head.weight", c.vocab, c.width,
+                 "vocab_size, hidden_size of config.json");
+  const auto expect_down = [&](const std::string& name, std::int64_t width, const char* key) {
+    weights.matrix(name, c.width, width, fmt::format("hidden_size, {} of config.json", key));
   };
-  if (into.dtype == DType::f64)
-    copy(into.row<double>(0));
-  else
-    copy(into.row<float>(0));
+  const ExpertShape experts = c.expert_shape();
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    const std::string mlp = "model.layers." + std::to_string(l) + ".mlp.";
+    if (!c.is_mixture(l)) expect_down(mlp + "down_proj.weight", c.ffn, "intermediate_size");
+    for (std::int64_t e = 0; c.is_mixture(l) && e < experts.experts; ++e) {
+      expect_down(mlp + "experts." + std::to_string(e) + ".down_proj.weight", experts.width,
+                  "moe_intermediate_size");
+    }
+  }
+}
+
+void check_names(const WeightsFile& weights, const ModelConfig& c) {
+  std::set<std::string> known;
+  if (!c.tied) known.insert(kEmbeddingName);
+  for_each_tensor(c, DenseTensors::layout(c),
+                  [&](const std::string& name, Out, TensorKind) { known.insert(name); });
+  for (const std::string& name : weights.file().names()) {
+    if (!known.contains(name)) {
+      fail(ErrorCode::kMismatch,
+           "{}: {}: a tensor that config.json (ffn_variant {}, stem_layers [{}]) has no place for",
+           weights.file().path(), name, name_of(c.variant), fmt::join(c.stem_layers, ", "));
+    }
+  }
+}
+
+Model read_weights(const WeightsFile& weights, const ModelConfig& c, Precision precision,
+                   const ReadOptions& options) {
+  const bool serving = options.serving != nullptr && !c.has_experts() && weights.narrow(c);
+  Model model = serving ? Model::for_serving(c) : Model(c, precision, options.table_in_memory);
+  if (serving)
+    model.served = served_weights(*options.serving, c, weights);
+  else if (!c.tied)
+    weights.read(kEmbeddingName, false, model.embedding.view);
+  for_each_tensor(c, model.weights, [&](const std::string& name, Out view, TensorKind kind) {
+    if (is_vector(kind) || !serving) weights.read(name, is_vector(kind), view);
+  });
+  return model;
 }
 
 }  // namespace
 
-void write_model_files(const std::filesystem::path& dir, const Model& model, DType dtype) {
+void write_model_files(const std::filesystem::path& dir, const Model& model, const WriteOptions& options) {
   const ModelConfig& c = model.config;
   write_file_atomic(dir / kConfigFile,
-                    dump_json(config_to_json(c, dtype == DType::f32 ? "float32" : "bfloat16")));
+                    dump_json(config_to_json(c, options.dtype == DType::f32 ? "float32" : "bfloat16")));
 
-  std::vector<TensorSpec> specs;
-  if (!c.tied) specs.push_back({kEmbedding, dtype, {c.vocab, c.width}});
-  for_each_tensor(c, model.weights, [&](const std::string& name, const In& view, TensorKind kind) {
-    specs.push_back({name, dtype, stored_shape(view, kind)});
-  });
-  SafetensorsWriter weights(dir / kWeightsFile, specs, {{"format", "pt"}});
-  if (!c.tied) write_converted(weights, kEmbedding, model.embedding.view, dtype);
-  for_each_tensor(c, model.weights, [&](const std::string& name, const In& view, TensorKind) {
-    write_converted(weights, name, view, dtype);
-  });
-  weights.close();
+  require(!model.served, "a served model has no weights to write");
+  write_weights_file(dir / kWeightsFile, c, model.weights, c.tied ? In{} : In(model.embedding.view),
+                     options.dtype, options.choose);
 
   if (!model.table.present()) return;
   const TableShape shape = model.table.shape();
+  const DType dtype = options.table_dtype.value_or(options.dtype);
   SafetensorsWriter table(dir / kTableFile, {{"stem.table", dtype, {shape.vocab, shape.layers, shape.width}}},
                           {}, kTableAlignment);
   write_converted(table, "stem.table", model.table.records(), dtype);
@@ -85,49 +113,12 @@ Model read_model_files(const std::filesystem::path& dir, const ReadOptions& opti
   const Json json = parse_json(read_file(config_path, kMaxConfigBytes), config_path);
   const ModelConfig c = config_from_json(json, config_path);
   const bool narrow = get_string_or(json, "torch_dtype", config_path, "float32") == "bfloat16";
-  const Safetensors weights = Safetensors::open(dir / kWeightsFile);
-
-  // Shapes are checked before the memory for them is taken: a config that asks for terabytes fails on the
-  // file's own shapes.
-  const TensorInfo& head = weights.info(c.tied ? kEmbedding : "lm_head.weight");
-  if (head.shape != std::vector<std::int64_t>{c.vocab, c.width}) {
-    fail(ErrorCode::kMismatch, "{}: {}: expected [{}, {}] (vocab_size, hidden_size of config.json), found {}",
-         weights.path(), head.name, c.vocab, c.width, head.described());
-  }
-  const auto expect_down = [&](const std::string& name, std::int64_t width, const char* key) {
-    const TensorInfo& down = weights.info(name);
-    if (down.shape != std::vector<std::int64_t>{c.width, width}) {
-      fail(ErrorCode::kMismatch, "{}: {}: expected [{}, {}] (hidden_size, {} of config.json), found {}",
-           weights.path(), down.name, c.width, width, key, down.described());
-    }
-  };
-  const ExpertShape experts = c.expert_shape();
-  for (std::int64_t l = 0; l < c.layers; ++l) {
-    const std::string mlp = "model.layers." + std::to_string(l) + ".mlp.";
-    if (!c.is_mixture(l)) expect_down(mlp + "down_proj.weight", c.ffn, "intermediate_size");
-    for (std::int64_t e = 0; c.is_mixture(l) && e < experts.experts; ++e) {
-      expect_down(mlp + "experts." + std::to_string(e) + ".down_proj.weight", experts.width,
-                  "moe_intermediate_size");
-    }
-  }
-  Model model(c, options.precision.value_or(Precision{DType::f32, narrow ? DType::bf16 : DType::f32}),
-              options.table_in_memory);
-  std::set<std::string> known;
-  const auto read = [&](const std::string& name, Out view, const std::vector<std::int64_t>& shape) {
-    known.insert(name);
-    read_into(weights, name, shape, view);
-  };
-  if (!c.tied) read(kEmbedding, model.embedding.view, {c.vocab, c.width});
-  for_each_tensor(c, model.weights, [&](const std::string& name, Out view, TensorKind kind) {
-    read(name, view, stored_shape(view, kind));
-  });
-  for (const std::string& name : weights.names()) {
-    if (!known.contains(name)) {
-      fail(ErrorCode::kMismatch,
-           "{}: {}: a tensor that config.json (ffn_variant {}, stem_layers [{}]) has no place for",
-           weights.path(), name, name_of(c.variant), fmt::join(c.stem_layers, ", "));
-    }
-  }
+  const WeightsFile weights(dir / kWeightsFile);
+  check_shapes(weights, c);
+  Model model = read_weights(
+      weights, c, options.precision.value_or(Precision{DType::f32, narrow ? DType::bf16 : DType::f32}),
+      options);
+  check_names(weights, c);
   if (c.stem_layer_count() == 0) return model;
   if (c.variant == FfnVariant::stem_additive && !std::filesystem::exists(dir / kTableFile))
     return model;  // zero rows
@@ -137,7 +128,8 @@ Model read_model_files(const std::filesystem::path& dir, const ReadOptions& opti
     model.table = mapped;
     return model;
   }
-  read_into(file, "stem.table", {c.vocab, c.stem_layer_count(), c.ffn}, model.table.writable_records());
+  if (!model.table.present()) model.table = Table::in_memory(c.table_shape(), DType::f32);
+  copy_rows(mapped, model.table.writable_records());
   return model;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "model/model.h"
+#include "model/weights_file.h"
 
 namespace stem {
 
@@ -13,9 +14,17 @@ inline constexpr const char* kConfigFile = "config.json";
 inline constexpr const char* kWeightsFile = "model.safetensors";
 inline constexpr const char* kTableFile = "stem_table.safetensors";
 
-/// Writes the three files into `dir` (which exists); values are stored as `dtype`, f32 or bf16. The table's
-/// data starts on a 4,096-byte boundary. An absent table writes no file.
-void write_model_files(const std::filesystem::path& dir, const Model& model, DType dtype = DType::f32);
+/// How a model is stored.
+struct WriteOptions {
+  DType dtype = DType::f32;  ///< of every value, f32 or bf16, but for:
+  FormatChoice choose = {};  ///< formats of matrices
+  std::optional<DType> table_dtype = {};
+};
+
+/// Writes the three files into `dir` (which exists). The table's data starts on a 4,096-byte boundary. An
+/// absent table writes no file.
+void write_model_files(const std::filesystem::path& dir, const Model& model,
+                       const WriteOptions& options = {});
 
 /// How to bring a model into memory.
 struct ReadOptions {
@@ -23,6 +32,10 @@ struct ReadOptions {
   /// same numbers, half the bytes).
   std::optional<Precision> precision = {};
   bool table_in_memory = false;  ///< copy the table (training, baking); else map the file
+  /// For inference alone: weights stored as bf16 or smaller are packed for this context's backend and read as
+  /// they are; f32 ones and mixtures of experts stay plain. Such a model cannot be trained, written or taken
+  /// apart.
+  const Context* serving = nullptr;
 };
 
 /// Reads them back. Throws Error naming file, tensor, expected and found for anything missing, extra or of

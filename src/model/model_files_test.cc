@@ -92,7 +92,7 @@ TEST_F(ModelFiles, RoundTripInF32IsExactForEveryVariant) {
 
 TEST_F(ModelFiles, RoundTripInBf16RoundsToNearestEven) {
   const Model model = random_model(small(FfnVariant::stem, false));
-  write_model_files(dir, model, DType::bf16);
+  write_model_files(dir, model, {.dtype = DType::bf16});
   const Model back = read_model_files(dir, {{}, true});
   const auto expect_rounded = [](In found, In original, const std::string& name) {
     for (std::int64_t i = 0; i < original.size(); ++i) {

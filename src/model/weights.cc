@@ -4,13 +4,16 @@ namespace stem {
 namespace {
 constexpr std::int64_t kAlignElements =
     32;  // 64 bytes of bf16: every tensor starts on a cache line in every dtype
-}
+// Where views lead that have a shape alone.
+char nowhere[64];
+}  // namespace
 
 // Returns the elements that all tensors take, padding included.
-std::int64_t DenseTensors::lay_out(const ModelConfig& c, DType dtype, char* base) {
+std::int64_t DenseTensors::lay_out(const ModelConfig& c, DType dtype, char* base, bool vectors_only) {
   std::int64_t used = 0;
   const ExpertShape experts = c.expert_shape();
   const auto take = [&](std::int64_t rows, std::int64_t cols) -> Out {
+    if (vectors_only && rows > 1) return {nowhere, dtype, rows, cols, cols};
     const Out view{base == nullptr ? nullptr : base + used * size_of(dtype), dtype, rows, cols, cols};
     used += (rows * cols + kAlignElements - 1) / kAlignElements * kAlignElements;
     return view;
@@ -51,9 +54,18 @@ DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
 }
 
 DenseTensors DenseTensors::layout(const ModelConfig& config) {
-  static char nowhere[64];
   DenseTensors tensors;
   tensors.lay_out(config, DType::f32, nowhere);
+  return tensors;
+}
+
+DenseTensors DenseTensors::vectors(const ModelConfig& config, DType dtype) {
+  DenseTensors tensors;
+  const std::int64_t count = tensors.lay_out(config, dtype, nullptr, true);
+  tensors.buffer = Buffer(static_cast<std::size_t>(count * size_of(dtype)));
+  tensors.buffer.clear();
+  tensors.lay_out(config, dtype, static_cast<char*>(tensors.buffer.data()), true);
+  tensors.flat = {};
   return tensors;
 }
 

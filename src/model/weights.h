@@ -47,6 +47,8 @@ struct DenseTensors {
   DenseTensors(const ModelConfig& config, DType dtype);  ///< zeroed
   /// Shapes alone, to be compared with a file's before memory is taken: the views lead nowhere.
   static DenseTensors layout(const ModelConfig& config);
+  /// Vectors (norms, biases) alone, zeroed; the matrices' views have shapes and lead nowhere, `flat` is null.
+  static DenseTensors vectors(const ModelConfig& config, DType dtype);
 
   std::vector<LayerTensors> layers;  // [L]
   Out final_norm;                    // [1, D]
@@ -55,7 +57,7 @@ struct DenseTensors {
   Buffer buffer;
 
  private:
-  std::int64_t lay_out(const ModelConfig& config, DType dtype, char* base);
+  std::int64_t lay_out(const ModelConfig& config, DType dtype, char* base, bool vectors_only = false);
 };
 
 /// Calls visit(name, view, kind) for every tensor under its Hugging Face name (Llama's; of experts Mixtral's

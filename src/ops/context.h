@@ -14,13 +14,15 @@ struct Context {
   bool inference = false;
 };
 
-/// An opaque handle to a linear layer's weight [out, in]. Today plain values in the GEMM's type; packing and
-/// scales (int8, 4-bit) will be added here, so that a quantised model is the same model.
+/// An opaque handle to a linear layer's weight [out, in]: plain values in the GEMM's type, or, for inference
+/// alone, the backend's own form of bf16, int8 or 4-bit values. A quantised model is the same model.
 struct Weight {
-  In values;
+  In values = {};
+  ServedMatrix served = {};  ///< in place of `values` where it has data
 
-  std::int64_t out_features() const { return values.rows; }
-  std::int64_t in_features() const { return values.cols; }
+  std::int64_t out_features() const { return served ? served.rows : values.rows; }
+  std::int64_t in_features() const { return served ? served.cols : values.cols; }
+  explicit operator bool() const { return served || values; }
 };
 
 }  // namespace stem

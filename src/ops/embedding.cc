@@ -10,6 +10,16 @@ void embedding_forward(const Context& ctx, Out x, const RowPointers& rows) {
   kernels_of(ctx).embedding.gather(x, rows);
 }
 
+void embedding_forward(const Context& ctx, Out x, const Weight& table, std::span<const std::int32_t> tokens) {
+  require(ctx.inference && table.served, "embedding_forward: not a served table in an inference context");
+  require_wide(x, static_cast<std::int64_t>(tokens.size()), table.in_features(),
+               "embedding_forward: x is not wide");
+  for (const std::int32_t t : tokens) {
+    require(t >= 0 && t < table.out_features(), "embedding_forward: token beyond the table");
+  }
+  kernels_of(ctx).served.gather(x, table.served, tokens);
+}
+
 void embedding_backward(const Context& ctx, const RowGradients& d_rows, In d_x) {
   require_wide(d_x, d_x.rows, d_x.cols, "embedding_backward: d_x is not wide");
   require_row_gradients(d_rows, d_x.rows, d_x.cols, "embedding_backward: d_rows");

@@ -10,6 +10,8 @@ namespace stem {
 
 /// x [N, D] wide = row(token).
 void embedding_forward(const Context&, Out x, const RowPointers& rows);
+/// The same from a served table [V, D]: x [N, D] wide = its rows `tokens`.
+void embedding_forward(const Context&, Out x, const Weight& table, std::span<const std::int32_t> tokens);
 
 /// Row-sparse (untied embedding): d_rows[t] += Σ over positions of t of d_x.
 void embedding_backward(const Context&, const RowGradients& d_rows, In d_x);

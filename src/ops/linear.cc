@@ -9,12 +9,16 @@ namespace stem {
 namespace {
 
 void require_forward_shapes(const Out& y, const In& x, const Weight& w) {
-  require_matrix(w.values, y.cols, x.cols, "linear_forward: weight is not [out, in]");
+  if (w.served)
+    require(w.served.rows == y.cols && w.served.cols == x.cols, "linear_forward: weight is not [out, in]");
+  else
+    require_matrix(w.values, y.cols, x.cols, "linear_forward: weight is not [out, in]");
   require_matrix(x, y.rows, x.cols, "linear_forward: x and y differ in rows");
   require_matrix(y, x.rows, y.cols, "linear_forward: y");
 }
 
 GemmCall forward_call(const Out& y, const In& x, const Weight& w, const In& add) {
+  require(!w.served, "linear_forward: served weights are for inference alone");
   require(x.dtype == w.values.dtype, "linear_forward: x has not the weight's dtype");
   return {y, x, false, w.values, true, add};
 }
@@ -23,7 +27,7 @@ GemmCall forward_call(const Out& y, const In& x, const Weight& w, const In& add)
 template <class Append>
 void backward_calls(const Context& ctx, const LinearGradientPart& p, Append&& append) {
   const std::int64_t rows = p.d_y.rows, in = p.w.in_features(), out = p.w.out_features();
-  require(!ctx.inference, "linear_backward in an inference context");
+  require(!ctx.inference && !p.w.served, "linear_backward in an inference context");
   require_matrix(p.d_y, rows, out, "linear_backward: d_y is not [N, out]");
   if (rows == 0) return;
   if (p.d_w) {
@@ -47,6 +51,7 @@ void linear_forward(const Context& ctx, Out y, In x, const Weight& w, In add) {
   if (x.rows == 0) return;
   if (ctx.inference) {
     require(!add || add.data == y.data, "linear_forward: inference adds to y itself");
+    if (w.served) return kernels_of(ctx).served.linear(y, x, w.served, static_cast<bool>(add));
     return kernels_of(ctx).gemm.linear_invariant(y, x, w.values, static_cast<bool>(add));
   }
   const GemmCall g = forward_call(y, x, w, add);

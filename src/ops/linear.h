@@ -9,7 +9,7 @@ namespace stem {
 
 /// y [N, out] = add + x [N, in] · wᵀ; a null `add` is zeros, and `add` may be y itself (how a projection
 /// lands on the residual stream; with ctx.inference it must be y). x has the weight's dtype, except with
-/// ctx.inference, where x may be wide. y narrow or wide, add like y.
+/// ctx.inference, where x may be wide (served weights want x and y wide). y narrow or wide, add like y.
 void linear_forward(const Context&, Out y, In x, const Weight& w, In add = {});
 
 /// A weight that serves several products in a row: packed once, in ctx.workspace, for y = x · wᵀ and, when
