@@ -14,7 +14,6 @@
 #include "apps/progress.h"
 #include "core/error.h"
 #include "core/rng.h"
-#include "kernels/cpu/cpu.h"
 
 namespace stem {
 namespace {
@@ -59,16 +58,18 @@ double read_bandwidth() {
   return median(rates);
 }
 
-std::size_t kernel_bytes(const Weight& w) {
-  return cpu_kernels().served.bytes(w.served.format, w.served.rows, w.served.cols);
-}
-
 // What one token reads of the dense weights: every matrix once, the head too; of an untied embedding one row.
 double weight_bytes(const Model& model) {
   if (model.served) {
-    const bool tied = model.config.tied;
-    return static_cast<double>(model.served.bytes) -
-           (tied ? 0.0 : static_cast<double>(kernel_bytes(model.served.embedding)));
+    std::int64_t bytes = 0;
+    const auto add = [&](const Weight& w) {
+      if (w) bytes += w.served.rows * stored_row_bytes(w.served.format, w.served.cols);
+    };
+    for (const LayerWeights& w : model.served.layers) {
+      for (const Weight& part : {w.qkv, w.qk, w.v, w.o, w.gate_up, w.down}) add(part);
+    }
+    add(model.served.head);
+    return static_cast<double>(bytes);
   }
   std::int64_t values = model.config.tied ? 0 : model.config.width;
   for_each_tensor(model.config, model.gemm_weights(),

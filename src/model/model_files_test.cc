@@ -148,7 +148,8 @@ TEST_F(ModelFiles, ExpertsHaveMixtralsNames) {
     j["num_local_experts"] = 3;
     j["moe_intermediate_size"] = 16777216;  // would take gigabytes
   });
-  EXPECT_NE(failure().find("expected [16, 16777216] (hidden_size, moe_intermediate_size of config.json)"),
+  EXPECT_NE(failure().find(
+                "expected F32 or BF16 [16, 16777216] (hidden_size, moe_intermediate_size of config.json)"),
             std::string::npos);
 }
 
@@ -180,13 +181,13 @@ TEST_F(ModelFiles, AShapeThatIsNotTheConfigsIsNamed) {
   const std::string weights = (dir / kWeightsFile).string();
   change_config([](Json& j) { j["vocab_size"] = 41; });
   EXPECT_EQ(failure(), weights +
-                           ": model.embed_tokens.weight: expected [41, 16] (vocab_size, hidden_size of "
-                           "config.json), found F32 [40, 16]");
+                           ": model.embed_tokens.weight: expected F32 or BF16 [41, 16] (vocab_size, "
+                           "hidden_size of config.json), found F32 [40, 16]");
   change_config([](Json& j) {
     j["vocab_size"] = 40;
     j["intermediate_size"] = 16777216;  // would take terabytes
   });
-  EXPECT_NE(failure().find("mlp.down_proj.weight: expected [16, 16777216]"), std::string::npos);
+  EXPECT_NE(failure().find("mlp.down_proj.weight: expected F32 or BF16 [16, 16777216]"), std::string::npos);
   change_config([](Json& j) {
     j["intermediate_size"] = 24;
     j["num_key_value_heads"] = 2;

@@ -64,7 +64,7 @@ StoredTensor WeightsFile::matrix(const std::string& name, std::int64_t rows, std
 }
 
 void WeightsFile::read(const std::string& name, bool vector, Out into) const {
-  require(into.stride == into.cols, "a tensor is read into contiguous memory");
+  require(into.rows == 1 || into.stride == into.cols, "a tensor is read into contiguous memory");
   const auto put = [&](std::int64_t i, float value) {
     if (into.dtype == DType::f64)
       static_cast<double*>(into.data)[i] = static_cast<double>(value);
