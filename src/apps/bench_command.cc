@@ -140,7 +140,7 @@ void run_bench(const Options& o) {
       table.present() ? static_cast<double>(c.table_shape().record() * size_of(table.dtype())) : 0.0;
   // Halfway through the answer, keys and values of every layer.
   const double cached = static_cast<double>((o.prompt + o.decode / 2) * c.kv_heads * c.head_width * 2 *
-                                            c.layers * size_of(opened.model().precision.wide));
+                                            c.layers * size_of(opened.model().cache_dtype()));
   const Timing t = measure(runtime, opened, o);
   const double ttft = median(t.prefill), prefill = static_cast<double>(o.prompt) / ttft,
                decode = static_cast<double>(o.decode) / median(t.decode),

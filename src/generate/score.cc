@@ -127,7 +127,7 @@ void Scorer::make_prefixes() {
     s.cache_row = capacity;
     capacity += s.length();
   }
-  if (cache_.capacity() < capacity) cache_ = KvCache(model_.config, model_.precision.wide, capacity);
+  if (cache_.capacity() < capacity) cache_ = KvCache(model_, capacity);
   Packed packed;
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     const Sequence& s = sequences_[i];

@@ -12,7 +12,7 @@ Session::Session(const Context& context, const Model& model, const Overlay* over
     : context_(context),
       model_(model),
       overlay_(overlay),
-      cache_(model.config, model.precision.wide,
+      cache_(model,
              capacity > 0 ? std::min(capacity, model.config.max_positions) : model.config.max_positions),
       logits_(static_cast<std::size_t>(model.config.vocab)) {
   context_.inference = true;

@@ -118,7 +118,8 @@ struct AttentionKernels {
                              std::span<const Segment> segments);
 
   /// The forward for inference: as attention_forward without lse; splits keys at fixed positions, so that a
-  /// query's result does not depend on what else is in the batch, on chunking or on the thread count.
+  /// query's result does not depend on what else is in the batch, on chunking or on the thread count. k and v
+  /// may be bf16 beside a wide q and y.
   void (*attention_invariant)(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments);
 };
 

@@ -101,7 +101,13 @@ void attention_layer_forward(const Context& ctx, const Model& model, std::size_t
   const Qkv now = split(c, s.qkv);
   project_qkv(ctx, model, l, now, s);
   rope_forward(ctx, now.qk, c.heads + c.kv_heads, model.cos_sin, batch.positions);
+  Workspace::Scope scope(*ctx.workspace);
   In keys = now.k, values = now.v;
+  if (cache == nullptr && ctx.inference) {
+    // The same bits as through a cache.
+    keys = as_type(ctx, keys, model.cache_dtype());
+    values = as_type(ctx, values, model.cache_dtype());
+  }
   if (cache != nullptr) {
     append_to_cache(ctx, batch, now.k, now.v, cache->keys[l], cache->values[l]);
     keys = cache->keys[l];
@@ -289,7 +295,9 @@ void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out 
 
 }  // namespace
 
-KvCache::KvCache(const ModelConfig& c, DType dtype, std::int64_t capacity) {
+KvCache::KvCache(const Model& model, std::int64_t capacity) {
+  const ModelConfig& c = model.config;
+  const DType dtype = model.cache_dtype();
   for (std::int64_t l = 0; l < c.layers; ++l) {
     keys.emplace_back(dtype, capacity, c.kv_heads * c.head_width);
     values.emplace_back(dtype, capacity, c.kv_heads * c.head_width);

@@ -70,7 +70,8 @@ struct KvCache {
   std::vector<Tensor> keys, values;  // [L]
 
   KvCache() = default;
-  KvCache(const ModelConfig& config, DType dtype, std::int64_t capacity);
+  /// Of Model::cache_dtype.
+  KvCache(const Model& model, std::int64_t capacity);
   std::int64_t capacity() const { return keys.empty() ? 0 : keys.front().view.rows; }
 };
 

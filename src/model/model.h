@@ -61,6 +61,8 @@ struct Model {
     require(!served, "the plain weights of a served model");
     return precision.narrow == precision.wide ? weights : compute;
   }
+  /// What keys and values are rounded to in inference, kept in a cache or not: bf16 beside served weights.
+  DType cache_dtype() const { return served ? DType::bf16 : precision.wide; }
   LayerWeights layer_weights(std::size_t l) const;
   Weight head_weight() const { return served ? served.head : Weight{gemm_weights().head}; }
   /// The token embedding [V, D] wide. Not of served models.

@@ -62,7 +62,7 @@ class ServedModel : public ::testing::Test {
     const auto n = std::accumulate(pieces.begin(), pieces.end(), std::int64_t{0});
     std::vector<std::int32_t> tokens(static_cast<std::size_t>(n));
     for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * 7 % 45);
-    KvCache cache(model.config, DType::f32, n);
+    KvCache cache(model, n);
     std::vector<float> all(static_cast<std::size_t>(n * model.config.vocab));
     std::int64_t past = 0;
     for (const std::int64_t count : pieces) {

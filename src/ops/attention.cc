@@ -35,13 +35,15 @@ void rotate(const Context& ctx, const Out& x, std::int64_t heads, const In& cos_
   kernels_of(ctx).rope.rope(x, heads, cos_sin, positions, inverse);
 }
 
+// `cached`: keys and values may be stored narrower than q.
 void require_attention_shapes(const In& q, const In& k, const In& v, const Heads& heads,
-                              std::span<const Segment> segments) {
+                              std::span<const Segment> segments, bool cached = false) {
   require(heads.key_value > 0 && heads.query % heads.key_value == 0, "attention: K does not divide H");
   require_matrix(q, q.rows, heads.query * heads.width, "attention: q is not [N, H·A]");
   require_matrix(k, k.rows, heads.key_value * heads.width, "attention: k is not [M, K·A]");
   require_matrix(v, k.rows, heads.key_value * heads.width, "attention: v is not [M, K·A]");
-  require(q.dtype == k.dtype && k.dtype == v.dtype, "attention: q, k and v differ in dtype");
+  require(k.dtype == v.dtype && (q.dtype == k.dtype || (cached && k.dtype == DType::bf16)),
+          "attention: q, k and v differ in dtype");
   for (const Segment& s : segments) {
     require(s.q_row >= 0 && s.q_len >= 0 && s.q_row + s.q_len <= q.rows, "attention: segment beyond q");
     require(s.k_row >= 0 && s.k_len >= s.q_len && s.k_row + s.k_len <= k.rows, "attention: segment beyond k");
@@ -80,7 +82,7 @@ void rope_backward(const Context& ctx, Out d_x, std::int64_t heads, In cos_sin,
 
 void attention_forward(const Context& ctx, Out y, Out lse, In q, In k, In v, Heads heads,
                        std::span<const Segment> segments) {
-  require_attention_shapes(q, k, v, heads, segments);
+  require_attention_shapes(q, k, v, heads, segments, ctx.inference);
   require_matrix(y, q.rows, q.cols, "attention_forward: y is not [N, H·A]");
   require(y.dtype == q.dtype, "attention_forward: y and q differ in dtype");
   if (ctx.inference) {

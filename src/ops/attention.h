@@ -37,7 +37,7 @@ void rope_backward(const Context&, Out d_x, std::int64_t heads, In cos_sin,
 
 /// y [N, H·A] = softmax(q kᵀ/√A) v within each segment, causal. q [N, H·A], k, v [M, K·A], narrow.
 /// lse [N, H] wide is kept for the backward (null: not kept). With ctx.inference, lse must be null and the
-/// batch-invariant kernel runs.
+/// batch-invariant kernel runs; k and v may then be bf16 beside a wide q.
 void attention_forward(const Context&, Out y, Out lse, In q, In k, In v, Heads heads,
                        std::span<const Segment> segments);
 

@@ -108,20 +108,21 @@ HWY_INLINE void rescale_output(Scratch& s, std::int64_t width, std::int64_t v) {
   }
 }
 
-/// Queries of one block of one head; `see` keys are visible to its first query.
-template <class T>
+/// Queries of one block and the keys of their head; `see` keys are visible to the first of them, and `later`
+/// more (1 or 0) to each one after it.
+template <class T, class S>
 void attend(T* y, std::int64_t stride_y, float* lse, std::int64_t stride_lse, const T* q,
-            std::int64_t stride_q, const T* k, const T* v, std::int64_t stride_k, std::int64_t stride_v,
-            std::int64_t queries, std::int64_t see, std::int64_t width, Scratch s) {
+            std::int64_t stride_q, const S* k, const S* v, std::int64_t stride_k, std::int64_t stride_v,
+            std::int64_t queries, std::int64_t see, std::int64_t later, std::int64_t width, Scratch s) {
   const std::int64_t vectors = padded(queries) / kLanes;
   copy_tile_transposed(s.queries, q, stride_q, queries, width, 1.0f / std::sqrt(static_cast<float>(width)));
   std::fill_n(s.output.data, width * kQueryBlock, 0.0f);
   std::fill_n(s.top, kQueryBlock, -std::numeric_limits<float>::infinity());
   std::fill_n(s.total, kQueryBlock, 0.0f);
-  const std::int64_t all_keys = see + queries - 1;
+  const std::int64_t all_keys = see + (queries - 1) * later;
   for (std::int64_t first = 0; first < all_keys; first += kKeyBlock) {
     const std::int64_t keys = std::min(kKeyBlock, all_keys - first);
-    // Vectors whose every lane sees no key of this block are left out: lane i sees see + i keys.
+    // Vectors whose every lane sees no key of this block are left out: lane i sees see + i · later keys.
     const std::int64_t skip = std::max<std::int64_t>(0, first + 1 - see) / kLanes;
     const Left key_block = as_floats(k + first * stride_k, stride_k, keys, width, s.keys);
     const Left value_block = as_floats(v + first * stride_v, stride_v, keys, width, s.values);
@@ -130,7 +131,7 @@ void attend(T* y, std::int64_t stride_y, float* lse, std::int64_t stride_lse, co
     tile_product<false>(scores, key_block, {s.queries.data + skip * kLanes, kQueryBlock}, keys,
                         vectors - skip, width);
     for (std::int64_t i = skip; i < vectors; ++i) {
-      if (first + keys > see + i * kLanes) mask_future(s, keys, see - first, i);
+      if (later != 0 && first + keys > see + i * kLanes) mask_future(s, keys, see - first, i);
       softmax_lanes(s, keys, i);
       rescale_output(s, width, i);
     }
@@ -149,9 +150,10 @@ void attend(T* y, std::int64_t stride_y, float* lse, std::int64_t stride_lse, co
   transpose(y, stride_y, s.output.data, kQueryBlock, width, queries, 1.0f);
 }
 
+/// Queries of one head; of a segment of one query those of all heads that share their keys, a head a lane.
 struct Work {
   const Segment* segment;
-  std::int64_t head, first_query;
+  std::int64_t head, first_query, heads;
 };
 
 void attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::span<const Segment> segments) {
@@ -161,8 +163,15 @@ void attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::span<
   std::int64_t pairs = 0;
   for (const Segment& segment : segments) {
     pairs += segment.q_len * segment.k_len * heads.query * heads.width;
-    for (std::int64_t h = 0; h < heads.query; ++h) {
-      for (std::int64_t i = 0; i < segment.q_len; i += kQueryBlock) work_store.push_back({&segment, h, i});
+    const std::int64_t together =
+        segment.q_len == 1 ? std::min(heads.query / heads.key_value, kQueryBlock) : 1;
+    for (std::int64_t h = 0; h < heads.query;) {
+      // As many as are left of those that share keys.
+      const std::int64_t left = heads.query / heads.key_value - h % (heads.query / heads.key_value);
+      const std::int64_t taken = std::min(together, left);
+      for (std::int64_t i = 0; i < segment.q_len; i += kQueryBlock)
+        work_store.push_back({&segment, h, i, taken});
+      h += taken;
     }
   }
   const std::int64_t floats = (Scratch::floats(heads.width) + 15) / 16 * 16;
@@ -171,21 +180,23 @@ void attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::span<
   const Work* const works = work_store.data();
   const auto count = static_cast<std::int64_t>(work_store.size());
   const std::int64_t group = heads.query / heads.key_value, width = heads.width;
-  with_type(q.dtype, [&](auto* type) {
-    using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+  const auto all = [&]<class T, class S>(const T*, const S*) {
 #pragma omp parallel for schedule(dynamic, 1) if (pairs > 4 * kParallelElements)
     for (std::int64_t w = 0; w < count; ++w) {
       const Work& work = works[w];
       const Segment& seg = *work.segment;
       const std::int64_t row = seg.q_row + work.first_query, kv = work.head / group * width;
-      const std::int64_t queries = std::min(kQueryBlock, seg.q_len - work.first_query);
-      attend<T>(y.row<T>(row) + work.head * width, y.stride, lse ? lse.row<float>(row) + work.head : nullptr,
-                lse.stride, q.row<T>(row) + work.head * width, q.stride, k.row<T>(seg.k_row) + kv,
-                v.row<T>(seg.k_row) + kv, k.stride, v.stride, queries,
-                seg.k_len - seg.q_len + work.first_query + 1, width,
-                Scratch(scratch + floats * omp_get_thread_num(), width));
+      const bool one = work.heads > 1;  // query, of several heads
+      const std::int64_t queries = one ? work.heads : std::min(kQueryBlock, seg.q_len - work.first_query);
+      attend<T, S>(y.row<T>(row) + work.head * width, one ? width : y.stride,
+                   lse ? lse.row<float>(row) + work.head : nullptr, one ? 1 : lse.stride,
+                   q.row<T>(row) + work.head * width, one ? width : q.stride, k.row<S>(seg.k_row) + kv,
+                   v.row<S>(seg.k_row) + kv, k.stride, v.stride, queries,
+                   seg.k_len - seg.q_len + work.first_query + 1, one ? 0 : 1, width,
+                   Scratch(scratch + floats * omp_get_thread_num(), width));
     }
-  });
+  };
+  with_type(q.dtype, [&](auto* type) { with_type(k.dtype, [&](auto* stored) { all(type, stored); }); });
 }
 
 void attention_invariant(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments) {

@@ -99,13 +99,15 @@ TEST(Attention, BackwardDoesNotDependOnThreads) {
 // A cache of keys that is longer than the queries, read from a row of its own, in chunks of every size: the
 // bits are those of the whole, and those of the training kernel.
 TEST(Attention, InvariantOverChunksBatchAndThreads) {
-  for (const DType type : {DType::f32, DType::bf16}) {
+  constexpr std::pair<DType, DType> kTypes[] = {
+      {DType::f32, DType::f32}, {DType::bf16, DType::bf16}, {DType::f32, DType::bf16}};  // q and y; k and v
+  for (const auto& [type, stored] : kTypes) {
     for (const Heads& heads : kHeads) {
       const std::int64_t length = 150, before = 37;
       const std::int64_t wide = heads.query * heads.width, narrow = heads.key_value * heads.width;
       const Matrix q = Matrix(type, length, wide).randomise(1, 4);
-      const Matrix k = Matrix(type, before + length, narrow).randomise(2, 4);
-      const Matrix v = Matrix(type, before + length, narrow).randomise(3);
+      const Matrix k = Matrix(stored, before + length, narrow).randomise(2, 4);
+      const Matrix v = Matrix(stored, before + length, narrow).randomise(3);
       Matrix all(type, length, wide), want(DType::f64, length, wide);
       const Segment whole{0, length, before, length};
       cpu.attention.attention_invariant(all, q, k, v, heads, {&whole, 1});
