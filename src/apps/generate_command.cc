@@ -17,7 +17,7 @@ namespace {
 struct Options {
   std::string model, prompt, system;
   std::vector<std::string> patches;
-  SampleOptions sample;
+  GenerateOptions sample;
   bool json = false, chat = false, plain = false;
 };
 
@@ -28,6 +28,29 @@ void add_sampling(CLI::App& command, Options& o) {
       ->capture_default_str();
   command.add_option("--temperature", o.sample.temperature, "0: the likeliest token every time")
       ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command.add_option("--top-k", o.sample.top_k, "draw among the K likeliest tokens; 0: all")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command
+      .add_option("--top-p", o.sample.top_p, "draw among the likeliest tokens that reach this probability")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+  command.add_option("--min-p", o.sample.min_p, "leave out tokens below this share of the likeliest one's")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command
+      .add_option("--repetition-penalty", o.sample.repetition_penalty,
+                  "divides the logits of tokens seen before; 1: none")
+      ->check(CLI::Range(0.01, 100.0))
+      ->capture_default_str();
+  command
+      .add_option("--presence-penalty", o.sample.presence_penalty,
+                  "taken off the logits of tokens of the answer")
+      ->check(CLI::Range(-100.0, 100.0))
+      ->capture_default_str();
+  command.add_option("--frequency-penalty", o.sample.frequency_penalty, "… for each time that it has them")
+      ->check(CLI::Range(-100.0, 100.0))
       ->capture_default_str();
   command.add_option("--seed", o.sample.seed, "seed of the draws")->capture_default_str();
   command.add_option("--patch", o.patches, "patch to put in force (NAME.stempatch); may be repeated")
@@ -41,9 +64,9 @@ void write_out(const std::string& text) {
 
 // The continuation of `tokens` in `session`, written as it is made.
 std::vector<std::int32_t> stream(Session& session, const LoadedModel& loaded,
-                                 std::span<const std::int32_t> tokens, SampleOptions sample, bool silent,
+                                 std::span<const std::int32_t> tokens, GenerateOptions sample, bool silent,
                                  bool continues = true) {
-  sample.stop_token = loaded.tokenizer.eos_id().value_or(-1);
+  if (const auto end = loaded.tokenizer.eos_id()) sample.stop_tokens = {*end};
   StreamDecoder decoder(loaded.tokenizer, false, continues);
   const auto made = generate(session, tokens, sample, [&](std::int32_t token) {
     if (!silent) write_out(decoder.push(token));

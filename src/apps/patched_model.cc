@@ -30,9 +30,9 @@ std::vector<std::int32_t> prompt_tokens(const LoadedModel& loaded, std::string_v
 std::string complete(const Context& context, const LoadedModel& loaded, const Overlay* overlay,
                      std::string_view prompt, std::int64_t max_tokens) {
   Session session(context, loaded.model, overlay);
-  SampleOptions options;
+  GenerateOptions options;
   options.max_tokens = max_tokens;
-  options.stop_token = loaded.tokenizer.eos_id().value_or(-1);
+  if (const auto end = loaded.tokenizer.eos_id()) options.stop_tokens = {*end};
   return loaded.tokenizer.decode(generate(session, prompt_tokens(loaded, prompt), options), false, true);
 }
 

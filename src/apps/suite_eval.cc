@@ -148,9 +148,9 @@ std::size_t stop_in(std::string_view text) {
 std::string answer_text(const Evaluation& e, Session& session, const std::vector<std::int32_t>& prompt,
                         std::int64_t max_tokens) {
   const std::span<const std::int32_t> rest = session.reuse(prompt);
-  SampleOptions sample;
+  GenerateOptions sample;
   sample.max_tokens = max_tokens;
-  sample.stop_token = e.opened.tokenizer().eos_id().value_or(-1);
+  if (const auto end = e.opened.tokenizer().eos_id()) sample.stop_tokens = {*end};
   std::string text;
   StreamDecoder decoder(e.opened.tokenizer(), false, true);
   generate(session, rest, sample, [&](std::int32_t token) {

@@ -39,7 +39,7 @@ class Scoring : public ::testing::Test {
   }
   std::vector<std::int32_t> greedy(const ScoreCase& c, std::int64_t count, const Overlay* overlay = nullptr) {
     Session session(context, model, overlay);
-    SampleOptions options;
+    GenerateOptions options;
     options.max_tokens = count;
     return generate(session, c.prompt, options);
   }

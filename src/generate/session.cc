@@ -1,10 +1,7 @@
 #include "generate/session.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
-
-#include "core/rng.h"
 
 namespace stem {
 
@@ -58,33 +55,18 @@ std::span<const std::int32_t> Session::reuse(std::span<const std::int32_t> promp
   return {end, prompt.end()};
 }
 
-std::int32_t sample(std::span<const float> logits, const SampleOptions& options, std::uint64_t rng_counter) {
-  const auto best = std::max_element(logits.begin(), logits.end());
-  if (options.temperature <= 0.0) return static_cast<std::int32_t>(best - logits.begin());
-  const Rng rng(options.seed, 0);
-  const double u = static_cast<double>(rng.at(rng_counter) >> 11) * 0x1.0p-53;
-  const auto weight = [&](float logit) {
-    return std::exp((static_cast<double>(logit) - static_cast<double>(*best)) / options.temperature);
-  };
-  double total = 0.0;
-  for (const float logit : logits) total += weight(logit);
-  double left = u * total;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    left -= weight(logits[i]);
-    if (left < 0.0) return static_cast<std::int32_t>(i);
-  }
-  return static_cast<std::int32_t>(best - logits.begin());  // rounding left a crumb
-}
-
 std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt,
-                                   const SampleOptions& options,
+                                   const GenerateOptions& options,
                                    const std::function<bool(std::int32_t)>& on_token) {
   std::vector<std::int32_t> made;
   if (options.max_tokens <= 0) return made;
+  Sampler sampler(options);
   std::span<const float> logits = session.feed(prompt);
+  sampler.see_prompt(session.tokens());
   while (true) {
-    const std::int32_t token = sample(logits, options, static_cast<std::uint64_t>(session.tokens().size()));
-    if (token == options.stop_token) break;
+    const std::int32_t token = sampler.choose(logits, static_cast<std::uint64_t>(session.tokens().size()));
+    if (sampler.stops(token)) break;
+    sampler.accept(token);
     made.push_back(token);
     if (on_token && !on_token(token)) break;
     const bool full = static_cast<std::int64_t>(session.tokens().size()) >= session.capacity();
@@ -92,25 +74,6 @@ std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_
     logits = session.feed({&made.back(), 1});
   }
   return made;
-}
-
-std::vector<Candidate> top_candidates(std::span<const float> logits, std::int64_t k) {
-  const float best = *std::max_element(logits.begin(), logits.end());
-  double total = 0.0;
-  for (const float logit : logits) total += std::exp(static_cast<double>(logit - best));
-  std::vector<std::int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto count = std::min<std::ptrdiff_t>(k, static_cast<std::ptrdiff_t>(order.size()));
-  const auto value = [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; };
-  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](std::int32_t a, std::int32_t b) {
-    return value(a) != value(b) ? value(a) > value(b) : a < b;
-  });
-  std::vector<Candidate> top;
-  for (std::ptrdiff_t i = 0; i < count; ++i) {
-    const std::int32_t id = order[static_cast<std::size_t>(i)];
-    top.push_back({id, std::exp(static_cast<double>(value(id) - best)) / total});
-  }
-  return top;
 }
 
 }  // namespace stem

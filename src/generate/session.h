@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "generate/sampler.h"
 #include "model/forward.h"
 #include "tables/overlay.h"
 
@@ -43,28 +44,15 @@ class Session {
   std::vector<float> logits_;
 };
 
-struct SampleOptions {
+/// How to continue a prompt.
+struct GenerateOptions : SamplingOptions {
   std::int64_t max_tokens = 64;
-  double temperature = 0.0;  ///< 0: greedy
-  std::uint64_t seed = 1;
-  std::int32_t stop_token = -1;  ///< ends the text, not returned
 };
-
-/// The next token: arg-max (lowest id on ties) at temperature 0, else a draw from softmax(logits /
-/// temperature) at `rng_counter`.
-std::int32_t sample(std::span<const float> logits, const SampleOptions& options, std::uint64_t rng_counter);
 
 /// Continues `prompt` in `session`. `on_token`, when given, sees each token as it is made; returning false
 /// stops.
 std::vector<std::int32_t> generate(Session& session, std::span<const std::int32_t> prompt,
-                                   const SampleOptions& options,
+                                   const GenerateOptions& options,
                                    const std::function<bool(std::int32_t)>& on_token = {});
-
-/// Probabilities of the k likeliest next tokens, descending.
-struct Candidate {
-  std::int32_t token = 0;
-  double probability = 0.0;
-};
-std::vector<Candidate> top_candidates(std::span<const float> logits, std::int64_t k);
 
 }  // namespace stem

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/cpu.h"
@@ -94,16 +93,16 @@ TEST_F(SmallSession, ReuseKeepsWhatThePromptBeginsWithAndLeavesOneTokenToFeed) {
 
 TEST_F(SmallSession, GreedyGenerationStopsAtTheLimitTheStopTokenAndTheFullContext) {
   const std::vector<std::int32_t> prompt{1, 2, 3};
-  SampleOptions options;
+  GenerateOptions options;
   options.max_tokens = 5;
   Session a(context, model);
   const auto made = generate(a, prompt, options);
   ASSERT_EQ(made.size(), 5u);
-  options.stop_token = made[2];
+  options.stop_tokens = {made[2]};
   const auto first = static_cast<std::size_t>(std::find(made.begin(), made.end(), made[2]) - made.begin());
   Session b(context, model);
   EXPECT_EQ(generate(b, prompt, options), std::vector(made.begin(), made.begin() + static_cast<long>(first)));
-  options.stop_token = -1;
+  options.stop_tokens = {};
   options.max_tokens = 1000;
   Session c(context, model);
   EXPECT_EQ(generate(c, prompt, options).size(), 18u);  // 20 positions; the last token needs none
@@ -114,7 +113,7 @@ TEST_F(SmallSession, GreedyGenerationStopsAtTheLimitTheStopTokenAndTheFullContex
 
 TEST_F(SmallSession, TheCallbackSeesEachTokenAndMayStop) {
   std::vector<std::int32_t> seen;
-  SampleOptions options;
+  GenerateOptions options;
   options.max_tokens = 10;
   Session session(context, model);
   const std::vector<std::int32_t> prompt{1};
@@ -128,7 +127,7 @@ TEST_F(SmallSession, TheCallbackSeesEachTokenAndMayStop) {
 
 TEST_F(SmallSession, SamplingIsSeededAndDoesNotDependOnWhatWasDrawnBefore) {
   const std::vector<std::int32_t> prompt{1, 2, 3};
-  SampleOptions options;
+  GenerateOptions options;
   options.max_tokens = 15;
   options.temperature = 1.5;
   const auto with_seed = [&](std::uint64_t seed) {
@@ -145,47 +144,6 @@ TEST_F(SmallSession, SamplingIsSeededAndDoesNotDependOnWhatWasDrawnBefore) {
   Session session(context, model);
   options.max_tokens = 11;
   EXPECT_EQ(generate(session, longer, options), std::vector(whole.begin() + 4, whole.end()));
-}
-
-TEST(Sample, GreedyTakesTheLowestIdOnTies) {
-  const std::vector<float> logits{1.0f, 3.0f, 3.0f, 2.0f};
-  EXPECT_EQ(sample(logits, {}, 0), 1);
-}
-
-TEST(Sample, FollowsTheSoftmaxAtATemperature) {
-  const std::vector<float> logits{0.0f, std::log(2.0f), std::log(5.0f)};
-  const auto shares = [&](double temperature) {
-    SampleOptions options;
-    options.temperature = temperature;
-    std::vector<double> count(3, 0.0);
-    for (std::uint64_t i = 0; i < 20000; ++i)
-      count[static_cast<std::size_t>(sample(logits, options, i))] += 1.0 / 20000;
-    return count;
-  };
-  const auto one = shares(1.0), hot = shares(1e6), cold = shares(0.05);
-  EXPECT_NEAR(one[0], 0.125, 0.01);
-  EXPECT_NEAR(one[1], 0.25, 0.012);
-  EXPECT_NEAR(one[2], 0.625, 0.012);
-  EXPECT_NEAR(hot[0], 1.0 / 3, 0.012);
-  EXPECT_GT(cold[2], 0.999);
-}
-
-TEST(Sample, HugeLogitsDoNotOverflow) {
-  const std::vector<float> logits{-3e38f, 3e38f, 0.0f};
-  SampleOptions options;
-  options.temperature = 0.01;
-  for (std::uint64_t i = 0; i < 100; ++i) EXPECT_EQ(sample(logits, options, i), 1);
-}
-
-TEST(TopCandidates, AreProbabilitiesInDescendingOrder) {
-  const std::vector<float> logits{0.0f, std::log(3.0f), std::log(3.0f), std::log(1.0f)};
-  const auto top = top_candidates(logits, 3);
-  ASSERT_EQ(top.size(), 3u);
-  EXPECT_EQ(top[0].token, 1);
-  EXPECT_EQ(top[1].token, 2);
-  EXPECT_EQ(top[2].token, 0);
-  EXPECT_NEAR(top[0].probability, 3.0 / 8, 1e-6);
-  EXPECT_EQ(top_candidates(logits, 10).size(), 4u);
 }
 
 }  // namespace
