@@ -41,5 +41,8 @@ stem_library(toml DEBIAN libtomlplusplus-dev PACKAGE tomlplusplus TARGET tomlplu
 stem_library(pcre2 DEBIAN libpcre2-dev HEADER pcre2.h LIBRARY pcre2-8)
 stem_library(utf8proc DEBIAN libutf8proc-dev HEADER utf8proc.h LIBRARY utf8proc)
 stem_library(hwy DEBIAN libhwy-dev HEADER hwy/highway.h LIBRARY hwy)
+stem_library(httplib DEBIAN libcpp-httplib-dev HEADER httplib.h LIBRARY cpp-httplib)
+# As Debian's library was built: the layout of its classes depends on it.
+target_compile_definitions(stem_lib_httplib INTERFACE CPPHTTPLIB_OPENSSL_SUPPORT)
 # No package: Debian's dnnl-config.cmake also demands OpenCL, which the CPU engine does not need.
 stem_library(dnnl DEBIAN libdnnl-dev HEADER oneapi/dnnl/dnnl.hpp LIBRARY dnnl)

@@ -23,6 +23,7 @@ void add_plan_command(CLI::App& app);
 void add_quantize_command(CLI::App& app);
 void add_report_command(CLI::App& app);
 void add_resume_command(CLI::App& app);
+void add_serve_command(CLI::App& app);
 void add_study_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_where_command(CLI::App& app);

@@ -60,6 +60,7 @@ int main(int argc, char** argv) {
   stem::add_export_command(app);
   stem::add_generate_command(app);
   stem::add_chat_command(app);
+  stem::add_serve_command(app);
   stem::add_bench_command(app);
   stem::add_eval_command(app);
   stem::add_edit_command(app);

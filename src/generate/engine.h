@@ -77,6 +77,7 @@ class Engine {
 
   EngineStats stats() const;
   std::int64_t context() const { return options_.context; }
+  std::int64_t vocab() const { return model_.config.vocab; }
   const EngineOptions& options() const { return options_; }
 
  private:

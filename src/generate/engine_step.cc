@@ -201,7 +201,12 @@ void Engine::choose_token(Part& part, std::int64_t position, std::span<const flo
   s.filled = next;
   const TokenMask mask = s.constraint ? s.constraint->allowed() : TokenMask{};
   const std::int32_t token = s.sampler.choose(logits, static_cast<std::uint64_t>(next), mask);
-  if (s.sampler.stops(token)) return finish(s, FinishReason::stop);
+  if (s.sampler.stops(token)) {
+    s.event.tokens.push_back(scored(s.request(), token, logits));
+    ++s.made;
+    ++now_.made_tokens;
+    return finish(s, FinishReason::stop);
+  }
   model_.table.prefetch({&token, 1});
   s.event.tokens.push_back(scored(s.request(), token, logits));
   s.event.text += s.text.push(token);

@@ -90,15 +90,15 @@ class SmallEngine : public ::testing::Test {
       std::span<const float> now = logits;
       while (true) {
         const std::int32_t token = sampler.choose(now, session.tokens().size());
+        a.tokens.push_back(token);
+        const double total = log_sum_exp(now);
+        a.scores.push_back(static_cast<double>(now[static_cast<std::size_t>(token)]) - total);
+        a.top.push_back(top_scores(now, total, std::max<std::int64_t>(request.logprobs, 0)));
         if (sampler.stops(token)) {
           a.finish = FinishReason::stop;
           break;
         }
         sampler.accept(token);
-        a.tokens.push_back(token);
-        const double total = log_sum_exp(now);
-        a.scores.push_back(static_cast<double>(now[static_cast<std::size_t>(token)]) - total);
-        a.top.push_back(top_scores(now, total, std::max<std::int64_t>(request.logprobs, 0)));
         a.finish = FinishReason::length;
         if (std::ssize(a.tokens) == request.max_tokens ||
             std::ssize(request.prompt) + std::ssize(a.tokens) == model.config.max_positions)
@@ -106,7 +106,8 @@ class SmallEngine : public ::testing::Test {
         now = session.feed({&token, 1});
       }
     }
-    a.text = tokenizer.decode(a.tokens, true, true);
+    const bool stopped = a.finish == FinishReason::stop;  // the stop token is told, but no text
+    a.text = tokenizer.decode(std::span(a.tokens).first(a.tokens.size() - (stopped ? 1 : 0)), true, true);
     return a;
   }
 

@@ -59,7 +59,7 @@ struct ScoredToken {
 struct GenerationEvent {
   std::int64_t choice = 0;
   std::vector<ScoredToken> prompt;  ///< with prompt_logprobs, in the first event of choice 0
-  std::vector<ScoredToken> tokens;
+  std::vector<ScoredToken> tokens;  ///< a stop token that ended the answer is the last; it has no text
   std::string text;
   FinishReason finish = FinishReason::none;
   ErrorCode code = ErrorCode::kUsage;  ///< with FinishReason::error
