@@ -16,7 +16,7 @@ constexpr std::int64_t kWorthWaiting = 32;
 
 std::int64_t row_bytes(const Model& model) {
   const ModelConfig& c = model.config;
-  return c.layers * 2 * c.kv_heads * c.head_width * size_of(model.precision.wide);
+  return c.layers * 2 * c.kv_heads * c.head_width * size_of(model.cache_dtype());
 }
 
 EngineOptions completed(EngineOptions o, const Model& model) {
@@ -81,7 +81,7 @@ Engine::Engine(const Context& context, const Model& model, const Tokenizer& toke
       tokenizer_(tokenizer),
       overlay_(overlay),
       options_(completed(std::move(options), model)),
-      cache_(model.config, model.precision.wide, cache_rows(options_, model)),
+      cache_(model, cache_rows(options_, model)),
       ranges_(cache_.capacity(), options_.prefix_cache) {
   now_.kv_rows = published_.kv_rows = cache_.capacity();
   thread_ = std::thread([this] { run(); });
