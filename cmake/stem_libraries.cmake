@@ -32,6 +32,7 @@ endfunction()
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(Threads REQUIRED)
 stem_library(fmt DEBIAN libfmt-dev PACKAGE fmt TARGET fmt::fmt HEADER fmt/core.h LIBRARY fmt)
 stem_library(json DEBIAN nlohmann-json3-dev PACKAGE nlohmann_json TARGET nlohmann_json::nlohmann_json
   HEADER nlohmann/json.hpp)
@@ -40,6 +41,7 @@ stem_library(toml DEBIAN libtomlplusplus-dev PACKAGE tomlplusplus TARGET tomlplu
   HEADER toml++/toml.h)
 stem_library(pcre2 DEBIAN libpcre2-dev HEADER pcre2.h LIBRARY pcre2-8)
 stem_library(utf8proc DEBIAN libutf8proc-dev HEADER utf8proc.h LIBRARY utf8proc)
+stem_library(uring DEBIAN liburing-dev HEADER liburing.h LIBRARY uring)
 stem_library(hwy DEBIAN libhwy-dev HEADER hwy/highway.h LIBRARY hwy)
 stem_library(httplib DEBIAN libcpp-httplib-dev HEADER httplib.h LIBRARY cpp-httplib)
 # As Debian's library was built: the layout of its classes depends on it.

@@ -153,6 +153,11 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+std::uint64_t MappedFile::current_size() const {
+  struct stat status {};
+  return ::fstat(descriptor_, &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
+}
+
 void MappedFile::read_at(std::uint64_t offset, void* to, std::uint64_t count) const {
   if (offset > size_ || count > size_ - offset) {
     fail(ErrorCode::kFormat, "{}: expected {} bytes at {}, found a file of {}", path_.string(), count, offset,

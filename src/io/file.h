@@ -35,6 +35,9 @@ class MappedFile {
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   const std::filesystem::path& path() const { return path_; }
 
+  /// Bytes that the file has now: fewer than size() when somebody cut it, 0 when the system cannot tell.
+  std::uint64_t current_size() const;
+
   /// Copies bytes [offset, offset + count) into `to` by pread: a file that was cut after it was mapped is an
   /// Error, not a signal. Thread safe.
   void read_at(std::uint64_t offset, void* to, std::uint64_t count) const;
