@@ -36,7 +36,7 @@ LoadedModel load_model_directory(const std::filesystem::path& directory, const C
                      options.verify ? verify_manifest(directory) : read_manifest(directory),
                      Tokenizer::load(directory / kTokenizerFile),
                      read_model_files(directory, {options.precision, options.table_in_memory,
-                                                  options.serving ? &context : nullptr}),
+                                                  options.serving ? &context : nullptr, options.table}),
                      {}};
   const ModelConfig& config = loaded.model.config;
   if (loaded.tokenizer.vocab_size() > config.vocab) {

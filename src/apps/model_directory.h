@@ -39,6 +39,7 @@ struct LoadOptions {
   bool verify = true;                       ///< check every file's digest against the manifest
   std::optional<Precision> precision = {};  ///< as ReadOptions
   bool serving = false;                     ///< for inference alone: ReadOptions::serving
+  TableOptions table = {};                  ///< as ReadOptions
 };
 
 /// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest,

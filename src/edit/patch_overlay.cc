@@ -6,14 +6,10 @@ namespace {
 // Digest of the base's own row, as stored: addresses carry the model's layer numbers.
 Digest leaf_of(const PatchTarget& target, std::int32_t layer, std::int32_t token) {
   const Table& table = target.model->table;
-  const RowPointer row = table.row(token, target.model->config.stem_index(layer));
-  const auto bytes = static_cast<std::size_t>(table.shape().width * size_of(table.dtype()));
-  const std::string zeros(row.data == nullptr ? bytes : 0, '\0');
-  const std::string_view view = row.data == nullptr
-                                    ? std::string_view(zeros)
-                                    : std::string_view(static_cast<const char*>(row.data), bytes);
+  std::string row(static_cast<std::size_t>(table.shape().width * size_of(table.dtype())), '\0');
+  table.copy_row(token, target.model->config.stem_index(layer), row.data());
   return row_leaf(target.uuid, static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(token),
-                  table.dtype(), view);
+                  table.dtype(), row);
 }
 
 }  // namespace

@@ -97,6 +97,8 @@ std::vector<RowDifference> diff_tables(const Table& a, const Table& b, std::stri
     }
   }
   find_exchanges(a, b, differences);
+  a.verify();
+  b.verify();
   return differences;
 }
 

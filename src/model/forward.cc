@@ -341,6 +341,7 @@ void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& ba
   }
   rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm,
                    model.config.norm_eps);
+  rows.verify();
 }
 
 void forward_logits(const Context& ctx, const Model& model, const Activations& a,

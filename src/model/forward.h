@@ -80,7 +80,8 @@ struct KvCache {
 Activations allocate_activations(const Context& ctx, const Model& model, std::int64_t n);
 
 /// Runs all layers; a.normed_final [N, D] is the result. With a cache, new keys and values are written to
-/// rows [k_row + k_len − q_len, k_row + k_len) of each segment and the attention reads the cache.
+/// rows [k_row + k_len − q_len, k_row + k_len) of each segment and the attention reads the cache. Throws
+/// RecordError when rows cannot be had; a and the new rows of the cache are void then.
 void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
                     Activations& a, KvCache* cache = nullptr);
 

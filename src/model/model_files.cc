@@ -105,6 +105,7 @@ void write_model_files(const std::filesystem::path& dir, const Model& model, con
   SafetensorsWriter table(dir / kTableFile, {{"stem.table", dtype, {shape.vocab, shape.layers, shape.width}}},
                           {}, kTableAlignment);
   write_converted(table, "stem.table", model.table.records(), dtype);
+  model.table.verify();  // a mapped one may have been cut meanwhile
   table.close();
 }
 
@@ -123,13 +124,13 @@ Model read_model_files(const std::filesystem::path& dir, const ReadOptions& opti
   if (c.variant == FfnVariant::stem_additive && !std::filesystem::exists(dir / kTableFile))
     return model;  // zero rows
   const Safetensors file = Safetensors::open(dir / kTableFile);
-  const Table mapped = Table::mapped(file, c.table_shape());
+  Table table = Table::open(file, c.table_shape(), options.table_in_memory ? TableOptions{} : options.table);
   if (!options.table_in_memory) {
-    model.table = mapped;
+    model.table = std::move(table);
     return model;
   }
   if (!model.table.present()) model.table = Table::in_memory(c.table_shape(), DType::f32);
-  copy_rows(mapped, model.table.writable_records());
+  copy_rows(table, model.table.writable_records());
   return model;
 }
 

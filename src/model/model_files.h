@@ -31,11 +31,12 @@ struct ReadOptions {
   /// Types of the run; none: f32, with a copy in bf16 for the products where the file's weights are bf16 (the
   /// same numbers, half the bytes).
   std::optional<Precision> precision = {};
-  bool table_in_memory = false;  ///< copy the table (training, baking); else map the file
+  bool table_in_memory = false;  ///< copy the table as the run's wide type (training, baking)
   /// For inference alone: weights stored as bf16 or smaller are packed for this context's backend and read as
   /// they are; f32 ones and mixtures of experts stay plain. Such a model cannot be trained, written or taken
   /// apart.
   const Context* serving = nullptr;
+  TableOptions table = {};  ///< where it lies otherwise
 };
 
 /// Reads them back. Throws Error naming file, tensor, expected and found for anything missing, extra or of
