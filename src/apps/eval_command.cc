@@ -10,6 +10,7 @@
 #include "apps/fact_eval.h"
 #include "apps/progress.h"
 #include "apps/suite_eval.h"
+#include "apps/table_option.h"
 #include "core/names.h"
 #include "data/text_source.h"
 #include "io/file.h"
@@ -24,6 +25,7 @@ struct Options {
   std::vector<std::string> suites, forms, templates, shots, shots_from;  // NAME=VALUE
   std::int64_t sequence = 0, limit = 0, max_new_tokens = 256;
   bool swaps = false, json = false;
+  LoadOptions load{.serving = true};
 };
 
 struct NamedSuite {
@@ -219,7 +221,7 @@ void run_eval(const Options& o) {
     fail(ErrorCode::kUsage, "--per-item: expected --suite NAME=FILE beside it");
   const std::vector<NamedSuite> suites = load_suites(o);  // faults in files come before the work
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, o.patches, {.serving = true});
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, o.load);
   Json result{{"model", o.model}, {"patches", opened.patches.size()}};
   for (const std::string& text : o.texts) {
     const Json r = eval_text(runtime, opened, o, text);
@@ -261,6 +263,7 @@ void add_eval_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--per-item", o->per_item, "JSONL file to write, a line an item with its scores");
   repeated("--patch", o->patches, "patch to put in force; may be repeated");
+  add_table_option(*command, o->load);
   command->add_flag("--json", o->json, "figures as JSON");
   command->callback([o] { run_eval(*o); });
 }

@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/patched_model.h"
+#include "apps/table_option.h"
 #include "core/error.h"
 #include "generate/chat_prompt.h"
 #include "text/utf8.h"
@@ -18,6 +19,7 @@ struct Options {
   std::string model, prompt, system;
   std::vector<std::string> patches;
   GenerateOptions sample;
+  LoadOptions load{.serving = true};
   bool json = false, chat = false, plain = false;
 };
 
@@ -55,6 +57,7 @@ void add_sampling(CLI::App& command, Options& o) {
   command.add_option("--seed", o.sample.seed, "seed of the draws")->capture_default_str();
   command.add_option("--patch", o.patches, "patch to put in force (NAME.stempatch); may be repeated")
       ->allow_extra_args(false);
+  add_table_option(command, o.load);
 }
 
 void write_out(const std::string& text) {
@@ -98,7 +101,7 @@ std::vector<std::int32_t> chat_tokens(const ChatPrompt& chat, const LoadedModel&
 
 void run_generate(Options o) {
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, o.patches, {.serving = true});
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, o.load);
   const auto prompt =
       o.chat ? chat_tokens(ChatPrompt(opened.tokenizer()), opened.loaded, turns_of(o.system, o.prompt))
              : prompt_tokens(opened.loaded, o.prompt);
@@ -151,7 +154,7 @@ void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
 // token.
 void run_chat(const Options& o) {
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, o.patches, {.serving = true});
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, o.load);
   if (opened.tokenizer().chat_template() && !o.plain) return converse(o, runtime, opened);
   if (!o.system.empty())
     fail(ErrorCode::kUsage, "--system: expected a model with a chat template, found {} without one", o.model);
