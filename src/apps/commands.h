@@ -15,6 +15,7 @@ void add_diff_command(CLI::App& app);
 void add_edit_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_export_command(CLI::App& app);
+void add_fake_model_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_attach_rows_command(CLI::App& app);
 void add_import_command(CLI::App& app);
@@ -25,6 +26,7 @@ void add_report_command(CLI::App& app);
 void add_resume_command(CLI::App& app);
 void add_serve_command(CLI::App& app);
 void add_study_command(CLI::App& app);
+void add_table_plan_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_where_command(CLI::App& app);
 

@@ -54,6 +54,7 @@ int main(int argc, char** argv) {
   stem::add_train_command(app);
   stem::add_resume_command(app);
   stem::add_plan_command(app);
+  stem::add_table_plan_command(app);
   stem::add_import_command(app);
   stem::add_attach_rows_command(app);
   stem::add_quantize_command(app);
@@ -62,6 +63,7 @@ int main(int argc, char** argv) {
   stem::add_chat_command(app);
   stem::add_serve_command(app);
   stem::add_bench_command(app);
+  stem::add_fake_model_command(app);
   stem::add_eval_command(app);
   stem::add_edit_command(app);
   stem::add_where_command(app);
