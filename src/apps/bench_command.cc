@@ -136,8 +136,7 @@ void run_bench(const Options& o) {
          c.max_positions, o.prompt + o.decode);
   const double bandwidth = read_bandwidth(), weights = weight_bytes(opened.model());
   const Table& table = opened.model().table;
-  const double record =
-      table.present() ? static_cast<double>(c.table_shape().record() * size_of(table.dtype())) : 0.0;
+  const double record = table.present() ? static_cast<double>(table.record_bytes()) : 0.0;
   // Halfway through the answer, keys and values of every layer.
   const double cached = static_cast<double>((o.prompt + o.decode / 2) * c.kv_heads * c.head_width * 2 *
                                             c.layers * size_of(opened.model().cache_dtype()));

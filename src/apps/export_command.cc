@@ -105,6 +105,8 @@ class TableRows {
           static_cast<std::uint64_t>(t) * first_.bytes + static_cast<std::uint64_t>(s) * row.size();
       if (const auto* patched = m_.overlay.find(static_cast<std::int32_t>(t), s, {}))
         convert(*patched, row);
+      else if (file_ && m_.model().table.stored())
+        convert(values_of(t, s), row);
       else if (file_)
         file_->file().read_at(first_.offset + at, row.data(), row.size());
       else
@@ -114,6 +116,11 @@ class TableRows {
   }
 
  private:
+  std::vector<float> values_of(std::int64_t token, std::int64_t s) const {
+    std::vector<float> values(static_cast<std::size_t>(width_));
+    m_.model().table.read_row(token, s, values);
+    return values;
+  }
   void convert(const std::vector<float>& values, std::vector<std::byte>& row) const {
     require(dtype_ == DType::f32 || dtype_ == DType::bf16, "type of a stored table");
     if (dtype_ == DType::f32) return void(std::memcpy(row.data(), values.data(), row.size()));

@@ -98,7 +98,7 @@ void run_info(const InfoOptions& o) {
                    {"machine", machine_text()}}));
     return;
   }
-  const double table_bytes = static_cast<double>(a.table_parameters * size_of(opened.model().table.dtype()));
+  const double table_bytes = static_cast<double>(c.vocab * opened.model().table.record_bytes());
   fmt::print("{}\n  uuid       {}, version {}, made {}\n", o.model, uuid_text(m.uuid), m.model_version,
              m.created);
   fmt::print(
@@ -127,7 +127,9 @@ void run_info(const InfoOptions& o) {
     fmt::print("  table      none stored: zeros until edited\n");
   else if (c.has_table())
     fmt::print("  table      {} in {} ({} a record)\n", bytes_text(table_bytes),
-               name_of(opened.model().table.dtype()), bytes_text(table_bytes / static_cast<double>(c.vocab)));
+               opened.model().table.stored() ? name_of(*opened.model().table.stored())
+                                             : name_of(opened.model().table.dtype()),
+               bytes_text(table_bytes / static_cast<double>(c.vocab)));
   fmt::print("  machine    {}\n", machine_text());
 }
 

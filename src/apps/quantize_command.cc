@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model, out, weights = "int4", head = "int8";
+  std::string model, out, weights = "int4", head = "int8", rows;
   std::vector<std::string> texts;
   std::int64_t tokens = 8192, sequence = 512;
   bool replace = false, json = false;
@@ -73,7 +73,14 @@ void run_quantize(const Options& o) {
     };
     save.more = [&](const fs::path& staged) { copy_tokenizer_config(o.model, staged); };
     const Table& table = loaded.model.table;
-    if (table.present()) save.table_dtype = table.dtype();
+    if (table.present()) {
+      save.table_dtype = table.dtype();
+      save.table_rows = table.stored();
+      if (!o.rows.empty()) save.table_rows = weight_format(o.rows);
+      if (o.rows == "bf16") save.table_rows.reset(), save.table_dtype = DType::bf16;
+    } else if (!o.rows.empty()) {
+      fail(ErrorCode::kUsage, "--rows: expected a model with a stored table, found {} without", o.model);
+    }
     Manifest draft;
     manifest =
         save_model_directory(o.out, loaded.model, loaded.tokenizer.to_json(), loaded.stats, draft, save);
@@ -119,6 +126,8 @@ void add_quantize_command(CLI::App& app) {
   command->add_option("--head", o->head, "the same for the output head and the token embedding")
       ->check(formats)
       ->capture_default_str();
+  command->add_option("--rows", o->rows, "the same for the table's rows (default: as they are)")
+      ->check(formats);
   command->add_option("--report", o->texts, "text to compare the two models on; may be repeated")
       ->allow_extra_args(false);
   command->add_option("--tokens", o->tokens, "of those texts, at most")

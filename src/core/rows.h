@@ -3,16 +3,19 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "core/dtype.h"
+#include "core/weight_format.h"
 
 namespace stem {
 
 /// Where one position's row lies. `data == nullptr` is a row of zeros.
 struct RowPointer {
-  const void* data = nullptr;  ///< [cols] values, contiguous
-  float scale = 1.0f;          ///< multiplies every value
-  DType dtype = DType::f32;    ///< f32, bf16 or f64
+  const void* data = nullptr;               ///< [cols] values, contiguous
+  float scale = 1.0f;                       ///< multiplies every value
+  DType dtype = DType::f32;                 ///< f32, bf16 or f64
+  std::optional<WeightFormat> stored = {};  ///< in place of plain values: a stored row (core/weight_format.h)
 };
 
 /// The rows that N positions read in one STEM layer.

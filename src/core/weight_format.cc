@@ -211,7 +211,7 @@ std::optional<WeightFormat> weight_format(std::string_view name) {
   return std::nullopt;
 }
 
-WeightGroup weight_group(WeightFormat format, const std::byte* row, std::int64_t, std::int64_t g) {
+WeightGroup weight_group(WeightFormat format, const std::byte* row, std::int64_t g) {
   WeightGroup group;
   if (format == WeightFormat::int8) {
     const std::byte* const block = row + g * (2 + kWeightGroup);
@@ -246,15 +246,16 @@ void store_row(WeightFormat format, std::span<const float> row, std::byte* to) {
   }
 }
 
-void read_row(WeightFormat format, const std::byte* row, std::span<float> values) {
+void read_row(WeightFormat format, const std::byte* row, std::int64_t first, std::span<float> values) {
   if (format == WeightFormat::bf16) {
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = bf16_at(row + 2 * i);
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = bf16_at(row + 2 * (static_cast<std::size_t>(first) + i));
     return;
   }
-  const auto cols = static_cast<std::int64_t>(values.size());
-  for (std::int64_t g = 0; g < weight_groups(cols); ++g) {
-    const WeightGroup group = weight_group(format, row, cols, g);
-    for (std::int64_t i = 0; i < std::min(kWeightGroup, cols - g * kWeightGroup); ++i) {
+  const auto count = static_cast<std::int64_t>(values.size());
+  for (std::int64_t g = 0; g < weight_groups(count); ++g) {
+    const WeightGroup group = weight_group(format, row, first / kWeightGroup + g);
+    for (std::int64_t i = 0; i < std::min(kWeightGroup, count - g * kWeightGroup); ++i) {
       values[static_cast<std::size_t>(g * kWeightGroup + i)] =
           group.scale * static_cast<float>(group.q[i]) + group.offset;
     }

@@ -60,16 +60,19 @@ struct WeightGroup {
   float scale = 0.0f, offset = 0.0f;
   std::int8_t q[kWeightGroup] = {};
 };
-/// Group `g` of a stored row of `cols` values; not for bf16.
-WeightGroup weight_group(WeightFormat format, const std::byte* row, std::int64_t cols, std::int64_t g);
+/// Group `g` of a stored row; not for bf16.
+WeightGroup weight_group(WeightFormat format, const std::byte* row, std::int64_t g);
 
 /// Stores a row: the nearest values of the format. int4 looks for the scale and minimum of each group that
 /// leave the least squared error, large values counting more. Overwrites stored_row_bytes(format,
 /// row.size()) bytes. Values that are not finite are a caller's mistake.
 void store_row(WeightFormat format, std::span<const float> row, std::byte* to);
 
-/// The values of a stored row.
-void read_row(WeightFormat format, const std::byte* row, std::span<float> values);
+/// The values of a stored row of `cols`, from value `first` on, a multiple of kWeightGroup.
+void read_row(WeightFormat format, const std::byte* row, std::int64_t first, std::span<float> values);
+inline void read_row(WeightFormat format, const std::byte* row, std::span<float> values) {
+  read_row(format, row, 0, values);
+}
 
 /// What products with integer weights read of x: int8 in the same groups, x[k] close to scale · q[k].
 /// scale = max |x| / 127, q = x · (127 / max |x|) to the nearest, ties to even: the same on every backend.

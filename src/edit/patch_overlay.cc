@@ -6,10 +6,10 @@ namespace {
 // Digest of the base's own row, as stored: addresses carry the model's layer numbers.
 Digest leaf_of(const PatchTarget& target, std::int32_t layer, std::int32_t token) {
   const Table& table = target.model->table;
-  std::string row(static_cast<std::size_t>(table.shape().width * size_of(table.dtype())), '\0');
+  std::string row(static_cast<std::size_t>(table.row_bytes()), '\0');
   table.copy_row(token, target.model->config.stem_index(layer), row.data());
   return row_leaf(target.uuid, static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(token),
-                  table.dtype(), row);
+                  table.stored() ? DType::u8 : table.dtype(), row);
 }
 
 }  // namespace

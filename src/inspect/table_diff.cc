@@ -15,10 +15,14 @@ std::string_view bytes_of(const std::vector<float>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
 }
 
-/// Whether `size` bytes at `a` and `b` are the same, where both tables hold them in one dtype.
-bool same_bytes(const Table& a, const Table& b, const void* at_a, const void* at_b, std::int64_t values) {
-  return at_a != nullptr && at_b != nullptr && a.dtype() == b.dtype() &&
-         std::memcmp(at_a, at_b, static_cast<std::size_t>(values * size_of(a.dtype()))) == 0;
+bool same_form(const Table& a, const Table& b) {
+  return a.dtype() == b.dtype() && a.stored() == b.stored();
+}
+
+/// Whether `bytes` at `a` and `b` are the same, where both tables hold them in one form.
+bool same_bytes(const Table& a, const Table& b, const void* at_a, const void* at_b, std::int64_t bytes) {
+  return at_a != nullptr && at_b != nullptr && same_form(a, b) &&
+         std::memcmp(at_a, at_b, static_cast<std::size_t>(bytes)) == 0;
 }
 
 /// The rows of one table at a time, as f32.
@@ -86,11 +90,11 @@ std::vector<RowDifference> diff_tables(const Table& a, const Table& b, std::stri
   std::vector<RowDifference> differences;
   Reader row_a(a), row_b(b);
   for (std::int64_t token = 0; token < sa.vocab; ++token) {
-    if (same_bytes(a, b, a.record(token), b.record(token), sa.record())) continue;
+    if (same_bytes(a, b, a.record(token), b.record(token), a.record_bytes())) continue;
     for (std::int64_t layer = 0; layer < sa.layers; ++layer) {
-      if (same_bytes(a, b, a.row(token, layer).data, b.row(token, layer).data, sa.width)) continue;
+      if (same_bytes(a, b, a.row(token, layer).data, b.row(token, layer).data, a.row_bytes())) continue;
       const auto &u = row_a(token, layer), &v = row_b(token, layer);
-      const bool bitwise = a.dtype() == b.dtype() && a.present() && b.present();
+      const bool bitwise = same_form(a, b) && a.present() && b.present();
       if (!bitwise && u == v) continue;
       differences.push_back({static_cast<std::int32_t>(token), static_cast<std::int32_t>(layer),
                              largest_difference(u, v), cosine(u, v), std::nullopt});

@@ -1,6 +1,8 @@
 #include "model/model_files.h"
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -15,16 +17,47 @@ namespace {
 constexpr std::uint64_t kTableAlignment = 4096;  // mappable, and readable with O_DIRECT
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 
-// Rows in pieces, converted to the stored dtype.
-void write_converted(SafetensorsWriter& writer, const std::string& name, const In& view, DType dtype) {
-  if (view.dtype == dtype) return writer.write(name, view);
-  require(view.dtype == DType::f32 && dtype == DType::bf16, "stored dtype");
-  std::vector<bf16> row(static_cast<std::size_t>(view.cols));
-  for (std::int64_t r = 0; r < view.rows; ++r) {
-    const float* from = view.row<float>(r);
-    for (std::size_t i = 0; i < row.size(); ++i) row[i] = bf16(from[i]);
-    writer.write(name, row.data(), row.size() * sizeof(bf16));
+// Record by record, from wherever the table lies.
+void write_table_file(const std::filesystem::path& path, const Table& from, DType dtype,
+                      std::optional<WeightFormat> format) {
+  const TableShape shape = from.shape();
+  constexpr const char* kName = "stem.table";
+  const std::int64_t row_bytes =
+      format ? stored_row_bytes(*format, shape.width) : shape.width * size_of(dtype);
+  TensorSpec spec{kName, dtype, {shape.vocab, shape.layers, shape.width}};
+  std::map<std::string, std::string> metadata;
+  if (format) {
+    spec = {kName, DType::u8, {shape.vocab, shape.layers * row_bytes}};
+    metadata.emplace(kName, name_of(*format));
   }
+  require(format || dtype == DType::f32 || dtype == DType::bf16, "stored dtype");
+  SafetensorsWriter writer(path, {spec}, metadata, kTableAlignment);
+  constexpr std::int64_t kPiece = 256;  // records
+  std::vector<std::byte> piece;
+  std::vector<float> values;
+  for (std::int64_t first = 0; first < shape.vocab; first += kPiece) {
+    const std::int64_t records = std::min(kPiece, shape.vocab - first), rows = records * shape.layers;
+    piece.resize(static_cast<std::size_t>(rows * row_bytes));
+    values.resize(static_cast<std::size_t>(rows * shape.width));
+    const auto row_values = [&](std::int64_t r) {
+      return std::span(values).subspan(static_cast<std::size_t>(r * shape.width),
+                                       static_cast<std::size_t>(shape.width));
+    };
+    for (std::int64_t r = 0; r < rows; ++r)
+      from.read_row(first + r / shape.layers, r % shape.layers, row_values(r));
+#pragma omp parallel for schedule(dynamic, 16)
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::byte* const to = piece.data() + r * row_bytes;
+      if (format)
+        store_row(*format, row_values(r), to);
+      else if (dtype == DType::bf16)
+        store_row(WeightFormat::bf16, row_values(r), to);
+      else
+        std::memcpy(to, row_values(r).data(), static_cast<std::size_t>(row_bytes));
+    }
+    writer.write(kName, piece.data(), piece.size());
+  }
+  writer.close();
 }
 
 void copy_rows(const Table& from, Out records) {
@@ -100,13 +133,8 @@ void write_model_files(const std::filesystem::path& dir, const Model& model, con
                      options.dtype, options.choose);
 
   if (!model.table.present()) return;
-  const TableShape shape = model.table.shape();
-  const DType dtype = options.table_dtype.value_or(options.dtype);
-  SafetensorsWriter table(dir / kTableFile, {{"stem.table", dtype, {shape.vocab, shape.layers, shape.width}}},
-                          {}, kTableAlignment);
-  write_converted(table, "stem.table", model.table.records(), dtype);
-  model.table.verify();  // a mapped one may have been cut meanwhile
-  table.close();
+  write_table_file(dir / kTableFile, model.table, options.table_dtype.value_or(options.dtype),
+                   options.table_rows);
 }
 
 Model read_model_files(const std::filesystem::path& dir, const ReadOptions& options) {

@@ -19,6 +19,7 @@ struct WriteOptions {
   DType dtype = DType::f32;  ///< of every value, f32 or bf16, but for:
   FormatChoice choose = {};  ///< formats of matrices
   std::optional<DType> table_dtype = {};
+  std::optional<WeightFormat> table_rows = {};  ///< the table's, in place of a dtype
 };
 
 /// Writes the three files into `dir` (which exists). The table's data starts on a 4,096-byte boundary. An

@@ -23,7 +23,7 @@ RowPlan::RowPlan(const Table& table, const TokenBatch& batch, const Overlay* ove
   rows_.resize(static_cast<std::size_t>(n * layers));
   for (std::int64_t s = 0; s < layers; ++s) {
     for (std::int64_t i = 0; i < n; ++i) {
-      at(i, s) = stored ? RowPointer{kUnread, 1.0f, table.dtype()}
+      at(i, s) = stored ? RowPointer{kUnread, 1.0f, table.dtype(), table.stored()}
                         : table.row(sources_[static_cast<std::size_t>(i)], s);
     }
   }
@@ -74,7 +74,8 @@ void RowPlan::redirect_record(std::int64_t position, std::int32_t donor) {
   }
   sources_[static_cast<std::size_t>(position)] = donor;
   for (std::int64_t s = 0; s < table_.shape().layers; ++s)
-    at(position, s) = stored ? RowPointer{kUnread, 1.0f, table_.dtype()} : table_.row(donor, s);
+    at(position, s) =
+        stored ? RowPointer{kUnread, 1.0f, table_.dtype(), table_.stored()} : table_.row(donor, s);
 }
 
 void RowPlan::prefetch() const {
@@ -112,7 +113,7 @@ void RowPlan::resolve() const {
         failures.size() > 1 ? fmt::format("; {} more records of this batch", failures.size() - 1) : "";
     throw RecordError(failures[0].code, failures[0].message + more, lost, positions);
   }
-  const auto row_bytes = static_cast<std::int64_t>(table_.shape().width * size_of(table_.dtype()));
+  const std::int64_t row_bytes = table_.row_bytes();
   for (std::size_t i = 0; i < sources_.size(); ++i) {
     const char* record = nullptr;
     for (std::int64_t s = 0; s < table_.shape().layers; ++s) {

@@ -33,14 +33,31 @@ Table Table::mapped(const Safetensors& file, TableShape shape) {
 
 namespace {
 
-const TensorInfo& table_tensor(const Safetensors& file, const TableShape& shape) {
+// The tensor, and the format of its rows where the metadata names one.
+std::pair<const TensorInfo*, std::optional<WeightFormat>> table_tensor(const Safetensors& file,
+                                                                       const TableShape& shape) {
   const TensorInfo& info = file.info("stem.table");
-  const std::vector<std::int64_t> expected{shape.vocab, shape.layers, shape.width};
-  if (info.shape != expected || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {
-    fail(ErrorCode::kMismatch, "{}: stem.table: expected F32 or BF16 [{}] (from config.json), found {}",
-         file.path(), fmt::join(expected, ", "), info.described());
+  const auto said = file.metadata().find("stem.table");
+  std::vector<std::int64_t> expected{shape.vocab, shape.layers, shape.width};
+  if (said == file.metadata().end()) {
+    if (info.shape != expected || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {
+      fail(ErrorCode::kMismatch, "{}: stem.table: expected F32 or BF16 [{}] (from config.json), found {}",
+           file.path(), fmt::join(expected, ", "), info.described());
+    }
+    return {&info, std::nullopt};
   }
-  return info;
+  const auto format = weight_format(said->second);
+  if (!format || *format == WeightFormat::bf16) {
+    fail(ErrorCode::kFormat, "{}: __metadata__: stem.table: expected int8, int4 or int4_f16, found \"{}\"",
+         file.path(), said->second.substr(0, 40));
+  }
+  expected = {shape.vocab, shape.layers * stored_row_bytes(*format, shape.width)};
+  if (info.shape != expected || info.dtype != DType::u8) {
+    fail(ErrorCode::kMismatch,
+         "{}: stem.table: expected U8 [{}] ({} rows of {} values, from config.json), found {}", file.path(),
+         fmt::join(expected, ", "), said->second, shape.width, info.described());
+  }
+  return {&info, format};
 }
 
 // By pread: a file that is cut meanwhile is an error here, not a signal.
@@ -58,10 +75,12 @@ std::shared_ptr<Buffer> copy_of(const Safetensors& file, const TensorInfo& info)
 
 Table Table::open(const Safetensors& file, TableShape shape, const TableOptions& options) {
   using Kind = TablePlacement::Kind;
-  const TensorInfo& info = table_tensor(file, shape);
+  const auto [tensor, format] = table_tensor(file, shape);
+  const TensorInfo& info = *tensor;
   Table table;
   table.shape_ = shape;
-  table.dtype_ = *info.dtype;
+  table.dtype_ = format ? DType::f32 : *info.dtype;
+  table.stored_ = format;
   table.placement_ = options.placement;
   const Kind kind = options.placement.kind;
   const auto record = static_cast<std::uint64_t>(table.record_bytes());
@@ -70,8 +89,8 @@ Table Table::open(const Safetensors& file, TableShape shape, const TableOptions&
     std::int64_t budget = options.placement.budget_bytes;
     if (kind == Kind::mapped) {
       read.direct = false;  // the page cache stays what serves it
-      budget = std::max(std::min(kVerifiedBudgetBytes, shape.size() * size_of(table.dtype_)),
-                        table.record_bytes());
+      budget =
+          std::max(std::min(kVerifiedBudgetBytes, shape.vocab * table.record_bytes()), table.record_bytes());
     }
     table.store_ = std::make_shared<RecordStore>(RecordFile{file.path(), info.offset, record, shape.vocab},
                                                  budget, read, options.verifier);
@@ -100,11 +119,12 @@ const void* Table::record(std::int64_t token) const {
 
 RowPointer Table::row(std::int64_t token, std::int64_t layer) const {
   const auto* base = static_cast<const char*>(record(token));
-  return {base == nullptr ? nullptr : base + layer * shape_.width * size_of(dtype_), 1.0f, dtype_};
+  return {base == nullptr ? nullptr : base + layer * row_bytes(), 1.0f, dtype_, stored_};
 }
 
 In Table::records() const {
   require(store_ == nullptr, "a table on disk has no address");
+  require(!stored_, "stored rows are no matrix");
   return {data_, dtype_, shape_.vocab, shape_.record(), shape_.record()};
 }
 
@@ -114,13 +134,12 @@ Out Table::writable_records() {
 }
 
 void Table::copy_row(std::int64_t token, std::int64_t layer, void* to) const {
-  copy_values(token, layer * shape_.width, shape_.width, to);
+  copy_bytes(token, layer * row_bytes(), row_bytes(), to);
 }
 
-void Table::copy_values(std::int64_t token, std::int64_t first, std::int64_t count, void* to) const {
-  const auto offset = static_cast<std::size_t>(first * size_of(dtype_)),
-             bytes = static_cast<std::size_t>(count * size_of(dtype_));
-  require(first >= 0 && first + count <= shape_.record(), "values inside the record");
+void Table::copy_bytes(std::int64_t token, std::int64_t first, std::int64_t count, void* to) const {
+  require(first >= 0 && first + count <= record_bytes(), "bytes inside the record");
+  const auto offset = static_cast<std::size_t>(first), bytes = static_cast<std::size_t>(count);
   const auto id = static_cast<std::int32_t>(token);
   if (store_ != nullptr) {
     RecordLease lease(store_);
@@ -140,13 +159,27 @@ void Table::copy_values(std::int64_t token, std::int64_t first, std::int64_t cou
 
 void Table::read_row(std::int64_t token, std::int64_t layer, std::span<float> values) const {
   const auto count = static_cast<std::int64_t>(values.size());
+  const std::int64_t first = layer * row_bytes();
+  if (stored_) {
+    std::vector<std::byte> row(static_cast<std::size_t>(row_bytes()));
+    const auto width = static_cast<std::size_t>(shape_.width);
+    for (std::size_t at = 0; at < values.size(); at += width, ++layer) {
+      copy_row(token, layer, row.data());
+      std::span<float> to = values.subspan(at, std::min(width, values.size() - at));
+      if (present())
+        stem::read_row(*stored_, row.data(), to);
+      else
+        std::fill(to.begin(), to.end(), 0.0f);
+    }
+    return;
+  }
   const auto convert = [&]<class T>(T*) {
-    std::vector<T> stored(values.size());
-    copy_values(token, layer * shape_.width, count, stored.data());
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(stored[i]);
+    std::vector<T> plain(values.size());
+    copy_bytes(token, first, count * size_of(dtype_), plain.data());
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(plain[i]);
   };
   if (dtype_ == DType::f32)
-    copy_values(token, layer * shape_.width, count, values.data());
+    copy_bytes(token, first, count * size_of(dtype_), values.data());
   else if (dtype_ == DType::bf16)
     convert(static_cast<bf16*>(nullptr));
   else

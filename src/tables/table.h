@@ -46,33 +46,40 @@ class Table {
   static Table absent(TableShape shape);
   /// Writable, zeroed, in memory. dtype f32 (f64 in the oracle).
   static Table in_memory(TableShape shape, DType dtype);
-  /// Read-only view of the tensor `stem.table` [V, S, F] in `file` (f32 or bf16), pages loaded on demand.
-  /// Throws kMismatch when the tensor's shape or dtype is not as expected.
+  /// Read-only view of the tensor `stem.table` in `file`, pages loaded on demand: [V, S, F] f32 or bf16, or
+  /// stored rows, U8 [V, S · stored_row_bytes], with their format named in the metadata. Throws kMismatch
+  /// when the tensor's shape or dtype is not as expected.
   static Table mapped(const Safetensors& file, TableShape shape);
   /// The same tensor where `options` places it. Also throws kUsage for a budget below one record, kIo.
   static Table open(const Safetensors& file, TableShape shape, const TableOptions& options = {});
 
   const TableShape& shape() const { return shape_; }
-  DType dtype() const { return dtype_; }
+  DType dtype() const { return dtype_; }  ///< of its values; f32 where rows are stored in fewer bits
+  std::optional<WeightFormat> stored() const {
+    return stored_;
+  }  ///< format of its rows, where that is not dtype()
   bool present() const { return data_ != nullptr || store_ != nullptr; }
   bool writable() const { return writable_; }
   const TablePlacement& placement() const { return placement_; }
   /// Where records are read from as they are needed; null for the other tables.
   const std::shared_ptr<RecordStore>& store() const { return store_; }
-  std::int64_t record_bytes() const { return shape_.record() * size_of(dtype_); }
+  std::int64_t row_bytes() const {
+    return stored_ ? stored_row_bytes(*stored_, shape_.width) : shape_.width * size_of(dtype_);
+  }
+  std::int64_t record_bytes() const { return shape_.layers * row_bytes(); }
 
-  /// The record of `token`: [S, F] contiguous; null when the table is absent.
+  /// The record of `token`: its rows, contiguous; null when the table is absent.
   const void* record(std::int64_t token) const;
   /// The address (token, layer) as kernels read it; `layer` counts STEM layers, 0 .. S-1.
   RowPointer row(std::int64_t token, std::int64_t layer) const;
-  /// All records as a matrix [V, S·F]. `writable_records` only for tables in memory.
+  /// All records as a matrix [V, S·F], unless `stored`. `writable_records` only for tables in memory.
   In records() const;
   Out writable_records();
 
   /// Copies one row to f32, from any table; more values than F go on with the record's next rows. Throws
   /// RecordError when it cannot be had.
   void read_row(std::int64_t token, std::int64_t layer, std::span<float> values) const;
-  /// Copies one row as it is stored, F elements of dtype() (zeros when absent), from any table. Throws
+  /// Copies one row as it is stored, row_bytes() (zeros when absent), from any table. Throws
   /// RecordError.
   void copy_row(std::int64_t token, std::int64_t layer, void* to) const;
 
@@ -91,10 +98,11 @@ class Table {
   std::string path() const { return file_ == nullptr ? std::string() : file_->path(); }
 
  private:
-  void copy_values(std::int64_t token, std::int64_t first, std::int64_t count, void* to) const;
+  void copy_bytes(std::int64_t token, std::int64_t offset, std::int64_t count, void* to) const;
 
   TableShape shape_;
   DType dtype_ = DType::f32;
+  std::optional<WeightFormat> stored_;
   const char* data_ = nullptr;
   bool writable_ = false;
   TablePlacement placement_{TablePlacement::Kind::memory, 0};

@@ -14,7 +14,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace stem::cpu::HWY_NAMESPACE {
 
-/// Columns of a row that are expanded at a time; the buffer stays in L1 and on the stack.
+/// Columns of a row that are expanded at a time, whole groups of stored rows; the buffer stays in L1 and on
+/// the stack.
 constexpr std::int64_t kRowChunk = 512;
 
 template <class T>
@@ -29,6 +30,12 @@ HWY_INLINE const float* row_values(const RowPointer& row, std::int64_t first, st
                                    float* buffer) {
   if (row.data == nullptr) {
     std::fill_n(buffer, count, 0.0f);
+    return buffer;
+  }
+  if (row.stored) {
+    read_row(*row.stored, static_cast<const std::byte*>(row.data), first,
+             {buffer, static_cast<std::size_t>(count)});
+    if (row.scale != 1.0f) scale_into(buffer, buffer, row.scale, count);
     return buffer;
   }
   if (row.dtype == DType::f32) {

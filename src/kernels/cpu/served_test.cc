@@ -106,6 +106,31 @@ TEST(Served, GatherReturnsWhatWasStored) {
   }
 }
 
+TEST(Served, StoredTableRowsAreTheirValues) {
+  constexpr std::int64_t kCols = 1100;  // several pieces, and a ragged end
+  for (const WeightFormat format : {WeightFormat::int8, WeightFormat::int4}) {
+    const Matrix plain = Matrix(DType::f32, 2, kCols).randomise(9),
+                 gate = Matrix(DType::f32, 3, kCols).randomise(10, 3);
+    const std::int64_t bytes = stored_row_bytes(format, kCols);
+    std::vector<std::byte> stored(static_cast<std::size_t>(2 * bytes));
+    Matrix values(DType::f32, 2, kCols);
+    for (std::int64_t r = 0; r < 2; ++r) {
+      const auto count = static_cast<std::size_t>(kCols);
+      store_row(format, {plain.view.row<float>(r), count}, stored.data() + r * bytes);
+      read_row(format, stored.data() + r * bytes, {values.view.row<float>(r), count});
+    }
+    const RowPointer small[] = {
+        {stored.data() + bytes, 1.0f, DType::f32, format}, {}, {stored.data(), 2.0f, DType::f32, format}};
+    const RowPointer large[] = {{values.view.row<float>(1)}, {}, {values.view.row<float>(0), 2.0f}};
+    Matrix got(DType::f32, 3, kCols), want(DType::f32, 3, kCols), oracle(DType::f64, 3, kCols);
+    cpu_kernels().glu.stem_forward(got, gate, {small, 3, kCols});
+    cpu_kernels().glu.stem_forward(want, gate, {large, 3, kCols});
+    reference_kernels().glu.stem_forward(oracle, gate.wide(), {small, 3, kCols});
+    EXPECT_TRUE(same_bits(got, want)) << name_of(format);
+    expect_close(got, oracle, 1e-6, "h");
+  }
+}
+
 TEST(Served, InfinitiesAndNaNsAreNotHidden) {
   for (const WeightFormat format : kFormats) {
     const Weights w(format, 20, 64, 7);

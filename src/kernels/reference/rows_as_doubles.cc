@@ -82,7 +82,13 @@ Row load_row(const RowPointers& rows, std::int64_t n) {
   Row values(static_cast<std::size_t>(rows.cols), 0.0);
   const RowPointer& row = rows.at[n];
   if (row.data == nullptr) return values;
-  load(values.data(), row.data, row.dtype, rows.cols);
+  if (row.stored) {
+    std::vector<float> read(values.size());
+    read_row(*row.stored, static_cast<const std::byte*>(row.data), read);
+    values.assign(read.begin(), read.end());
+  } else {
+    load(values.data(), row.data, row.dtype, rows.cols);
+  }
   for (double& u : values) u *= static_cast<double>(row.scale);
   return values;
 }
