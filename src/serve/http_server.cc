@@ -308,6 +308,8 @@ class HttpServer::Impl : public httplib::Server {
       fail(ErrorCode::kIo, "{}:{}: could not be listened on: the address is in use, or not this machine's",
            options_.host, options_.port);
     }
+    // The library queues 5 connections; a burst of clients is more.
+    ::listen(svr_sock_, 512);
   }
 
   // Decides from the head alone.

@@ -87,6 +87,18 @@ SamplingOptions read_sampling(const Json& body, std::int64_t vocab) {
   return o;
 }
 
+std::optional<Json> read_schema(const Json& body) {
+  const Json* const field = find_field(body, "response_format", kName);
+  if (field == nullptr) return std::nullopt;
+  const std::string type = get_string(*field, "type", "request: response_format");
+  if (type == "text") return std::nullopt;
+  if (type == "json_object") return Json::object();
+  if (type != "json_schema")
+    refuse("response_format", "type: expected text, json_object or json_schema, found " + shown(type));
+  const Json& named = get_object(*field, "json_schema", "request: response_format");
+  return get_object(named, "schema", "request: response_format: json_schema");
+}
+
 void read_common(const Json& body, const RequestLimits& limits, CommonRequest& r) {
   r.model = get_string_or(body, "model", kName, "", 4096);
   r.generation.sampling = read_sampling(body, limits.vocab);
@@ -94,6 +106,7 @@ void read_common(const Json& body, const RequestLimits& limits, CommonRequest& r
   r.generation.choices = get_int_or(body, "n", kName, 1, 128, 1);
   r.stream = get_bool_or(body, "stream", kName, false);
   r.ignore_eos = get_bool_or(body, "ignore_eos", kName, false);
+  r.schema = read_schema(body);
   r.generation.skip_special = get_bool_or(body, "skip_special_tokens", kName, true);
   if (find_field(body, "stream_options", kName) != nullptr) {
     if (!r.stream) refuse("stream_options", "expected stream to be true with it");
@@ -155,18 +168,6 @@ std::string read_content(const Json& message) {
     text += part["text"].get<std::string>();
   }
   return text;
-}
-
-std::optional<Json> read_schema(const Json& body) {
-  const Json* const field = find_field(body, "response_format", kName);
-  if (field == nullptr) return std::nullopt;
-  const std::string type = get_string(*field, "type", "request: response_format");
-  if (type == "text") return std::nullopt;
-  if (type == "json_object") return Json::object();
-  if (type != "json_schema")
-    refuse("response_format", "type: expected text, json_object or json_schema, found " + shown(type));
-  const Json& named = get_object(*field, "json_schema", "request: response_format");
-  return get_object(named, "schema", "request: response_format: json_schema");
 }
 
 // What the readers of JSON throw names the field already.
@@ -242,7 +243,6 @@ ChatRequest parse_chat(std::string_view body, const RequestLimits& limits) {
     const std::int64_t top = get_int_or(json, "top_logprobs", kName, 0, kMaxLogprobs, 0);
     if (top > 0 && !r.logprobs) refuse("top_logprobs", "expected logprobs to be true with it");
     r.generation.logprobs = r.logprobs ? top : -1;
-    r.schema = read_schema(json);
     if (r.generation.choices > limits.answers)
       refuse("n", fmt::format("expected at most {} answers, found {}", limits.answers, r.generation.choices));
     return r;

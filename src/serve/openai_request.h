@@ -31,6 +31,8 @@ struct CommonRequest {
   std::optional<std::int64_t> max_tokens;
   bool stream = false, include_usage = false;
   bool ignore_eos = false;
+  /// The schema of the answer; an empty object for any JSON object; nothing for text.
+  std::optional<Json> schema;
 };
 
 /// POST /v1/completions.
@@ -44,8 +46,6 @@ struct CompletionRequest : CommonRequest {
 struct ChatRequest : CommonRequest {
   std::vector<ChatTurn> turns;
   bool logprobs = false;
-  /// The schema of the answer; an empty object for any JSON object; nothing for text.
-  std::optional<Json> schema;
 };
 
 /// Reads a body. Throws ApiError (400) naming the field for wrong JSON, wrong types, values out of range, and

@@ -68,7 +68,11 @@ Json usage_chunk(const ResponseHead& head, const char* object, const TokenUsage&
 
 OpenAiService::OpenAiService(Engine& engine, const Tokenizer& tokenizer, ServedModel model,
                              ServiceOptions options)
-    : engine_(engine), tokenizer_(tokenizer), model_(std::move(model)), options_(options) {
+    : engine_(engine),
+      tokenizer_(tokenizer),
+      constraints_(tokenizer, engine.vocab()),
+      model_(std::move(model)),
+      options_(options) {
   try {
     chat_prompt_.emplace(tokenizer);
   } catch (const Error& e) {
@@ -101,8 +105,7 @@ std::vector<std::int32_t> OpenAiService::encode(const std::string& text, bool ad
   return ids;
 }
 
-GenerationRequest OpenAiService::prepared(const CommonRequest& common,
-                                          std::vector<std::int32_t> prompt) const {
+GenerationRequest OpenAiService::prepared(const CommonRequest& common, std::vector<std::int32_t> prompt) {
   GenerationRequest g = common.generation;
   const std::int64_t room = engine_.context() - std::ssize(prompt);
   g.max_tokens = common.max_tokens.value_or(std::max<std::int64_t>(room, 1));
@@ -115,6 +118,7 @@ GenerationRequest OpenAiService::prepared(const CommonRequest& common,
         "max_tokens");
   }
   if (const auto end = tokenizer_.eos_id(); end && !common.ignore_eos) g.sampling.stop_tokens.push_back(*end);
+  if (common.schema) g.constraint = constraints_.maker(*common.schema, g.sampling.stop_tokens);
   g.prompt = std::move(prompt);
   if (options_.answer_seconds > 0) {
     g.deadline = std::chrono::steady_clock::now() +
@@ -174,7 +178,6 @@ HttpResponse OpenAiService::completions(const HttpRequest& http) {
 HttpResponse OpenAiService::chat(const HttpRequest& http) {
   const ChatRequest r = parse_chat(http.body, limits());
   check_model(r.model);
-  if (r.schema) throw ApiError(400, "request: response_format: not yet", "response_format");
   GenerationRequest request = prepared(r, chat_prompt().encode(r.turns));
   request.continues = false;
   std::vector<GenerationRequest> requests;

@@ -9,6 +9,7 @@
 
 #include "generate/chat_prompt.h"
 #include "generate/engine.h"
+#include "generate/json_schema.h"
 #include "serve/event_source.h"
 #include "serve/http_server.h"
 #include "serve/openai_request.h"
@@ -47,12 +48,13 @@ class OpenAiService {
   const ChatPrompt& chat_prompt() const;
   void check_model(const std::string& name) const;
   std::vector<std::int32_t> encode(const std::string& text, bool add_special) const;
-  GenerationRequest prepared(const CommonRequest& common, std::vector<std::int32_t> prompt) const;
+  GenerationRequest prepared(const CommonRequest& common, std::vector<std::int32_t> prompt);
 
   Engine& engine_;
   Tokenizer tokenizer_;
   std::optional<ChatPrompt> chat_prompt_;
   std::string chat_fault_;  ///< why there is none
+  SchemaConstraints constraints_;
   ServedModel model_;
   ServiceOptions options_;
 };
