@@ -110,4 +110,12 @@ function(stem_cli_tests)
       set_tests_properties(cli.${NAME} PROPERTIES FIXTURES_REQUIRED cli_model)
     endif()
   endforeach()
+  # The official client of OpenAI's API, where STEM_OPENAI_PYTHON names a Python that has it.
+  add_test(NAME http.make_model COMMAND stem import ${CMAKE_SOURCE_DIR}/tests/golden/import/qwen2.gguf
+    ${CMAKE_BINARY_DIR}/http_model --replace)
+  set_tests_properties(http.make_model PROPERTIES FIXTURES_SETUP http_model LABELS cli TIMEOUT 60)
+  add_test(NAME http.openai_client COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tests/http/openai_client_test.py
+    --stem $<TARGET_FILE:stem> ${CMAKE_BINARY_DIR}/http_model)
+  set_tests_properties(http.openai_client PROPERTIES FIXTURES_REQUIRED http_model LABELS cli TIMEOUT 300
+    SKIP_RETURN_CODE 77)
 endfunction()
