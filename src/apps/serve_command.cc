@@ -16,7 +16,7 @@ namespace stem {
 namespace {
 
 struct Options {
-  std::string model, name, api_keys, trace;
+  std::string model, name, api_keys, trace, table = "mapped";
   std::vector<std::string> patches;
   EngineOptions engine;
   ApiOptions api;
@@ -32,7 +32,10 @@ std::string served_name(const Options& o) {
 void run_serve(Options o) {
   const InterruptGuard guard;
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, o.patches);
+  LoadOptions load;
+  load.serving = true;
+  load.table.placement = placement_from(o.table);
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, load);
   if (!o.api_keys.empty()) o.api.keys = read_api_keys(o.api_keys);
   std::unique_ptr<TraceWriter> trace;
   if (!o.trace.empty()) trace = std::make_unique<TraceWriter>(o.trace);
@@ -100,6 +103,8 @@ void add_serve_command(CLI::App& app) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   add_engine_options(*command, *o);
+  command->add_option("--table", o->table, "where the table lies: memory, mapped, disk:BUDGET (as disk:512M)")
+      ->capture_default_str();
   command->add_option("--trace", o->trace, "write a timeline for chrome://tracing or Perfetto");
   command->add_option("--patch", o->patches, "patch to put in force (NAME.stempatch); may be repeated")
       ->allow_extra_args(false);

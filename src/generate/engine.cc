@@ -328,6 +328,7 @@ void Engine::publish() {
   now_.running = std::ssize(running_);
   now_.waiting = std::ssize(waiting_);
   now_.kv_busy_rows = ranges_.busy_rows();
+  if (model_.table.store()) now_.table = model_.table.store()->stats();
   const std::lock_guard lock(mutex_);
   published_ = now_;
 }

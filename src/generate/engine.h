@@ -20,6 +20,8 @@
 
 namespace stem {
 
+class RecordError;
+
 struct EngineOptions {
   std::int64_t context = 0;        ///< most tokens of a sequence; 0: the model's max_positions
   std::int64_t slots = 16;         ///< most sequences at once
@@ -48,8 +50,8 @@ class RequestRefused : public Error {
 /// are cut, and whatever was cached or guessed: kernels are batch invariant, draws depend on seed and
 /// position alone.
 ///
-/// A pass in which a table's record cannot be read (Error) is repeated for each sequence alone; those that
-/// fail again end with FinishReason::error.
+/// Sequences whose records a table cannot read end with FinishReason::error; the pass is repeated for the
+/// others.
 class Engine {
  public:
   /// Model, tokenizer, overlay (may be null) must outlive the engine. Throws kUsage when the cache cannot
@@ -96,6 +98,7 @@ class Engine {
   std::vector<Part> plan_step();
   void add_guesses(Part& part, std::int64_t room);
   void run_parts(std::vector<Part>& parts);
+  bool fail_readers(std::vector<Part>& parts, const RecordError& error);
   void pass(std::vector<Part>& parts);
   void read_logits(const Activations& activations, std::vector<Part>& parts);
   void take_logits(const Wanted& wanted, std::span<const float> logits);

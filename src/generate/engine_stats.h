@@ -3,7 +3,10 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
+
+#include "tables/record_store.h"
 
 namespace stem {
 
@@ -45,6 +48,8 @@ struct EngineStats {
   TimeHistogram first_token;                    ///< from submission
   TimeHistogram token;                          ///< between tokens of an answer
   TimeHistogram whole;                          ///< from submission to the end
+
+  std::optional<TableStats> table;  ///< of a table that is read record by record
 
   std::int64_t running = 0, waiting = 0;       ///< answers
   std::int64_t kv_rows = 0, kv_busy_rows = 0;  ///< rows of the cache; of these, of running answers

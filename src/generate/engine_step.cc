@@ -5,6 +5,7 @@
 
 #include "generate/engine_sequence.h"
 #include "generate/prompt_lookup.h"
+#include "tables/record_error.h"
 
 namespace stem {
 namespace {
@@ -63,29 +64,61 @@ void Engine::step() {
   std::vector<Part> parts = plan_step();
   if (parts.empty()) return;
   const Clock::time_point start = Clock::now();
+  const RecordStore* const store = model_.table.store().get();
+  const std::int64_t stalled = store == nullptr ? 0 : store->stats().stall_us;
   sampling_ = {};
+  std::int64_t read = 0, made = 0;
+  for (const Part& p : parts) (p.from < p.sequence->prompt_size ? read : made) += p.size();
   run_parts(parts);
   const Clock::time_point end = Clock::now();
   ++now_.steps;
   now_.step_seconds += std::chrono::duration<double>(end - start).count();
   now_.sample_seconds += std::chrono::duration<double>(sampling_).count();
   if (options_.trace == nullptr) return;
-  std::int64_t read = 0, made = 0;
-  for (const Part& p : parts) (p.from < p.sequence->prompt_size ? read : made) += p.size();
-  options_.trace->span(
-      read == 0   ? "decode"
-      : made == 0 ? "prefill"
-                  : "prefill and decode",
-      "engine", start, end,
-      fmt::format("\"prompt_tokens\":{},\"answer_tokens\":{},\"sequences\":{}", read, made, parts.size()));
+  options_.trace->span(read == 0   ? "decode"
+                       : made == 0 ? "prefill"
+                                   : "prefill and decode",
+                       "engine", start, end,
+                       fmt::format("\"prompt_tokens\":{},\"answer_tokens\":{}", read, made));
+  // How long, not when: both happen in pieces.
+  options_.trace->span("sampling", "sampling", end - sampling_, end);
+  if (store != nullptr) {
+    const std::chrono::microseconds stall(store->stats().stall_us - stalled);
+    options_.trace->span("table stall", "table", start, start + stall);
+  }
 }
 
-// Where a pass fails, each sequence goes through the model alone: what is wrong with one ends that one only.
+// The parts that hold a position whose record is lost end; true if there are any.
+bool Engine::fail_readers(std::vector<Part>& parts, const RecordError& error) {
+  bool failed = false;
+  std::int64_t row = 0;
+  for (Part& p : parts) {
+    const std::int64_t end = row + p.size();
+    const auto first = std::lower_bound(error.positions().begin(), error.positions().end(), row);
+    if (first != error.positions().end() && *first < end) {
+      fail_sequence(*p.sequence, error.code(), error.what());
+      failed = true;
+    }
+    row = end;
+  }
+  std::erase_if(parts, [](const Part& p) { return p.sequence->done(); });
+  return failed;
+}
+
+// Where a pass fails, what is wrong with one sequence ends that one only: the others go through the model
+// again, and where nobody says which one it was, each alone.
 void Engine::run_parts(std::vector<Part>& parts) {
   ErrorCode code = ErrorCode::kIo;
   std::string message;
   try {
     return pass(parts);
+  } catch (const RecordError& e) {
+    if (fail_readers(parts, e)) {
+      if (!parts.empty()) run_parts(parts);
+      return;
+    }
+    code = e.code();
+    message = e.what();
   } catch (const Error& e) {
     code = e.code();
     message = e.what();

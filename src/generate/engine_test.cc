@@ -13,6 +13,7 @@
 #include "generate/session.h"
 #include "generate/tiny_model.h"
 #include "io/json.h"
+#include "io/safetensors.h"
 #include "kernels/cpu/cpu.h"
 
 namespace stem {
@@ -386,6 +387,59 @@ TEST_F(SmallEngine, AConstraintMasksTokensAndEndsTheAnswer) {
     EXPECT_EQ(a.finish, FinishReason::stop);
     for (const std::int32_t token : a.tokens) EXPECT_EQ(token % 2, 0);
   }
+}
+
+// Records of some tokens cannot be had: who reads them ends with the error, the others do not notice.
+TEST_F(SmallEngine, ALostRecordEndsOnlyTheRequestsThatReadIt) {
+  const std::filesystem::path path = std::filesystem::path(::testing::TempDir()) / "engine_table.safetensors";
+  const TableShape shape = model.config.table_shape();
+  {
+    SafetensorsWriter writer(path, {{"stem.table", DType::f32, {shape.vocab, shape.layers, shape.width}}}, {},
+                             4096);
+    writer.write("stem.table", model.table.records().data,
+                 static_cast<std::size_t>(shape.size()) * sizeof(float));
+    writer.close();
+  }
+  Rng rng(8, 1);
+  std::vector<GenerationRequest> requests;
+  std::vector<Answer> wanted;
+  for (int i = 0; i < 16; ++i) {
+    GenerationRequest r;
+    r.prompt = random_ids(rng, 20, 200);
+    if (i % 4 == 0) r.prompt[static_cast<std::size_t>(i)] = 200;
+    r.max_tokens = 12;
+    r.sampling.logit_bias = {{200, -100.0f}};
+    requests.push_back(r);
+    wanted.push_back(alone(r));
+  }
+  const Table whole = model.table;
+  TableOptions options;
+  options.placement = {TablePlacement::Kind::disk, 1 << 20};
+  options.verifier = [](std::int32_t token, std::span<const std::byte>) {
+    if (token == 200) fail(ErrorCode::kIntegrity, "record 200: not as it was");
+  };
+  model.table = Table::open(Safetensors::open(path), shape, options);
+  {
+    EngineOptions small;
+    small.step_tokens = 64;
+    const auto e = engine(small);
+    std::vector<std::shared_ptr<Generation>> generations;
+    for (const GenerationRequest& r : requests) generations.push_back(e->submit(r));
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      const Answer got = collect(*generations[i])[0];
+      if (i % 4 == 0) {
+        EXPECT_EQ(got.finish, FinishReason::error);
+        EXPECT_NE(got.error.find("record 200"), std::string::npos) << got.error;
+      } else {
+        expect_same(got, wanted[i], requests[i]);
+      }
+    }
+    EXPECT_EQ(e->stats().failed, 4u);
+    ASSERT_TRUE(e->stats().table);
+    EXPECT_GT(e->stats().table->hits, 0);
+  }
+  model.table = whole;
+  std::filesystem::remove(path);
 }
 
 TEST_F(SmallEngine, ATraceIsReadableJson) {

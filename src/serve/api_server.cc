@@ -44,7 +44,7 @@ std::vector<std::string> read_api_keys(const std::string& path) {
 
 ApiServer::ApiServer(Engine& engine, const Tokenizer& tokenizer, const ServedModel& model, ApiOptions options)
     : engine_(engine), keys_(std::move(options.keys)), service_(engine, tokenizer, model, options.service) {
-  metrics_ = {model.name, [&engine] { return engine.stats(); }, std::move(options.table),
+  metrics_ = {model.name, [&engine] { return engine.stats(); },
               [this] { return http_ ? http_->connections() : 0; }};
   add_routes(service_);
   options.http.max_body_bytes = static_cast<std::int64_t>(options.service.max_body_bytes);

@@ -18,7 +18,6 @@ struct ApiOptions {
   HttpOptions http;
   std::vector<std::string> keys;  ///< clients must show one of them; empty: anybody may
   ServiceOptions service;
-  std::function<TableCounters()> table;  ///< for /metrics; may be null
 };
 
 /// The keys of a file: one a line, # begins a comment. Throws kNotFound, kIo, and kFormat where there is

@@ -277,9 +277,7 @@ TEST_F(Api, TheSmallEndpoints) {
 }
 
 TEST_F(Api, MetricsCount) {
-  ApiOptions options;
-  options.table = [] { return TableCounters{100, 75, 4096, 0.5}; };
-  start({}, options);
+  start();
   posted("/v1/completions", {{"prompt", "in the"}, {"max_tokens", 5}, {"ignore_eos", true}});
   post("/v1/completions", "{");
   const std::string text = client->Get("/metrics")->body;
@@ -292,10 +290,21 @@ TEST_F(Api, MetricsCount) {
                            "vllm:time_to_first_token_seconds_count{model_name=\"tiny\"} 1\n",
                            "vllm:time_per_output_token_seconds_bucket{le=\"+Inf\",model_name=\"tiny\"} 4\n",
                            "vllm:request_success_total{finished_reason=\"length\",model_name=\"tiny\"} 1\n",
-                           "stem:table_row_hit_ratio{model_name=\"tiny\"} 0.75\n",
                            "stem:http_responses_total{class=\"4xx\",model_name=\"tiny\"} 1\n"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << text;
   }
+}
+
+TEST(Metrics, TablesOnDiskAreCounted) {
+  EngineStats stats;
+  stats.table.emplace();
+  stats.table->distinct = 100;
+  stats.table->hits = 75;
+  stats.table->stall_us = 500'000;
+  const std::string text = metrics_text({"a \"b\"", [&] { return stats; }, {}}, {});
+  EXPECT_NE(text.find("stem:table_row_hit_ratio{model_name=\"a \\\"b\\\"\"} 0.75\n"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("stem:table_stall_seconds_total{model_name=\"a \\\"b\\\"\"} 0.5\n"), std::string::npos);
 }
 
 TEST_F(Api, KeysAreAskedFor) {

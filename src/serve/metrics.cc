@@ -113,16 +113,20 @@ void write_times(Text& text, const EngineStats& s) {
        s.queued);
 }
 
-void write_table(Text& text, const TableCounters& t) {
-  text.value("stem:table_rows_total", "counter", "Records asked for.", static_cast<double>(t.rows));
-  text.value("stem:table_row_hits_total", "counter", "Of these, found in memory.",
-             static_cast<double>(t.hits));
-  text.value("stem:table_row_hit_ratio", "gauge", "Share of records found in memory.",
-             t.rows == 0 ? 1.0 : static_cast<double>(t.hits) / static_cast<double>(t.rows));
-  text.value("stem:table_read_bytes_total", "counter", "Bytes of records read.",
-             static_cast<double>(t.bytes));
-  text.value("stem:table_stall_seconds_total", "counter", "Time that passes waited for records.",
-             t.stall_seconds);
+void write_table(Text& text, const TableStats& t) {
+  const auto counter = [&](const char* name, const char* help, double value) {
+    text.value(name, "counter", help, value);
+  };
+  counter("stem:table_rows_total", "Distinct records that passes asked for.",
+          static_cast<double>(t.distinct));
+  counter("stem:table_row_hits_total", "Of these, in memory since an earlier pass.",
+          static_cast<double>(t.hits));
+  text.value("stem:table_row_hit_ratio", "gauge", "Share of records in memory since an earlier pass.",
+             t.hit_rate());
+  counter("stem:table_reads_total", "Reads started.", static_cast<double>(t.reads));
+  counter("stem:table_read_bytes_total", "Bytes of records read.", static_cast<double>(t.bytes_read));
+  counter("stem:table_stall_seconds_total", "Time that passes waited for records.",
+          static_cast<double>(t.stall_us) * 1e-6);
 }
 
 }  // namespace
@@ -137,7 +141,7 @@ std::string metrics_text(const MetricsSource& source, const HttpCounters& http) 
   write_answers(text, stats);
   write_engine(text, stats);
   write_times(text, stats);
-  if (source.table) write_table(text, source.table());
+  if (stats.table) write_table(text, *stats.table);
   if (source.connections) {
     text.value("stem:http_connections", "gauge", "Open connections.",
                static_cast<double>(source.connections()));

@@ -11,14 +11,6 @@
 
 namespace stem {
 
-/// What a table that is read from disk has counted since the start.
-struct TableCounters {
-  std::uint64_t rows = 0;    ///< records asked for
-  std::uint64_t hits = 0;    ///< of these, found in the cache
-  std::uint64_t bytes = 0;   ///< read from disk
-  double stall_seconds = 0;  ///< that passes waited for records
-};
-
 /// Responses, by the first digit of their status.
 class HttpCounters {
  public:
@@ -32,7 +24,6 @@ class HttpCounters {
 struct MetricsSource {
   std::string model;
   std::function<EngineStats()> engine;
-  std::function<TableCounters()> table;  ///< null: nothing is counted
   std::function<std::int64_t()> connections;
 };
 
