@@ -9,6 +9,7 @@
 #include "apps/interrupt.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
+#include "apps/table_option.h"
 #include "kernels/cpu/cpu.h"
 #include "serve/api_server.h"
 
@@ -16,8 +17,9 @@ namespace stem {
 namespace {
 
 struct Options {
-  std::string model, name, api_keys, trace, table = "mapped";
+  std::string model, name, api_keys, trace;
   std::vector<std::string> patches;
+  LoadOptions load;
   EngineOptions engine;
   ApiOptions api;
   std::uint64_t kv_memory = 0, max_body = std::uint64_t{8} << 20;
@@ -32,10 +34,8 @@ std::string served_name(const Options& o) {
 void run_serve(Options o) {
   const InterruptGuard guard;
   Runtime runtime;
-  LoadOptions load;
-  load.serving = true;
-  load.table.placement = placement_from(o.table);
-  const PatchedModel opened = open_model(runtime, o.model, o.patches, load);
+  o.load.serving = true;
+  const PatchedModel opened = open_model(runtime, o.model, o.patches, o.load);
   if (!o.api_keys.empty()) o.api.keys = read_api_keys(o.api_keys);
   std::unique_ptr<TraceWriter> trace;
   if (!o.trace.empty()) trace = std::make_unique<TraceWriter>(o.trace);
@@ -103,8 +103,7 @@ void add_serve_command(CLI::App& app) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   add_engine_options(*command, *o);
-  command->add_option("--table", o->table, "where the table lies: memory, mapped, disk:BUDGET (as disk:512M)")
-      ->capture_default_str();
+  add_table_option(*command, o->load);
   command->add_option("--trace", o->trace, "write a timeline for chrome://tracing or Perfetto");
   command->add_option("--patch", o->patches, "patch to put in force (NAME.stempatch); may be repeated")
       ->allow_extra_args(false);

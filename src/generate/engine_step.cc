@@ -12,6 +12,9 @@ namespace {
 
 // Rows of logits [rows, V] in memory at a time.
 constexpr std::int64_t kLogitRows = 32;
+// Guesses are free as long as reading the weights takes longer than computing with them: up to about this
+// many answers and guesses together. Beyond, wrong ones cost what running answers could use.
+constexpr std::int64_t kRowsWithGuesses = 8;
 
 // Guesses stand behind a sequence's tokens for the time of a pass.
 class GuessesInPlace {
@@ -41,8 +44,10 @@ std::vector<Engine::Part> Engine::plan_step() {
     parts.push_back({s.get(), s->filled, s->pending(), {}});
     left -= s->pending();
   }
+  std::int64_t guesses = std::min(left, kRowsWithGuesses - std::ssize(parts));
   for (Part& part : parts) {
-    add_guesses(part, left);
+    add_guesses(part, guesses);
+    guesses -= std::ssize(part.guesses);
     left -= std::ssize(part.guesses);
   }
   for (const auto& s : running_) {
