@@ -12,6 +12,7 @@
 #include "apps/commands.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
+#include "apps/table_option.h"
 #include "core/error.h"
 #include "core/rng.h"
 
@@ -21,7 +22,8 @@ namespace {
 struct Options {
   std::string model;
   std::int64_t prompt = 512, decode = 64, repeats = 3;
-  bool json = false;
+  bool json = false, cold = false;
+  LoadOptions load{.serving = true};
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -81,6 +83,7 @@ struct Timing {
   std::vector<double> prefill, decode,
       token;                                // seconds: of each prompt, of each answer, of each of its tokens
   double prompt_rows = 0, decode_rows = 0;  // distinct tokens, a run
+  TableStats prompt_reads, decode_reads;    // of a table on disk, all runs
 };
 
 // Ids by Zipf's law, p(i) close to 1/(i + 1): the exponential of a uniform number.
@@ -102,9 +105,16 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
     const std::vector<std::int32_t> prompt = zipf_ids(o.prompt, vocab, rng),
                                     answer = zipf_ids(o.decode, vocab, rng);
     Session session(runtime.inference(), opened.model(), &opened.overlay, o.prompt + o.decode);
+    RecordStore* const store = opened.model().table.store().get();
+    const auto reads = [&] { return store == nullptr ? TableStats{} : store->stats(); };
+    if (o.cold) store->drop();
+    const TableStats at_first = reads();
     const auto start = std::chrono::steady_clock::now();
     session.feed(prompt);
     const double read = seconds_since(start);
+    const TableStats prompt_reads = reads().since(at_first);
+    if (o.cold) store->drop();
+    const TableStats at_prompt = reads();
     std::vector<double> each;
     for (const std::int32_t id : answer) {
       const auto before = std::chrono::steady_clock::now();
@@ -112,6 +122,8 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
       each.push_back(seconds_since(before));
     }
     if (run < 0) continue;
+    t.prompt_reads += prompt_reads;
+    t.decode_reads += reads().since(at_prompt);
     t.prefill.push_back(read);
     double sum = 0;
     for (const double s : each) sum += s;
@@ -128,7 +140,10 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
 
 void run_bench(const Options& o) {
   Runtime runtime;
-  const PatchedModel opened = open_model(runtime, o.model, {}, {.serving = true});
+  const PatchedModel opened = open_model(runtime, o.model, {}, o.load);
+  const RecordStore* const store = opened.model().table.store().get();
+  if (o.cold && store == nullptr)
+    fail(ErrorCode::kUsage, "--cold: expected a table on disk (--table disk:BUDGET), found none");
   const ModelConfig& c = opened.model().config;
   if (o.prompt + o.decode > c.max_positions)
     fail(ErrorCode::kUsage,
@@ -146,6 +161,13 @@ void run_bench(const Options& o) {
                rate = decode * (weights + record + cached);
   const double p50 = median(t.token), p99 = percentile(t.token, 0.99);
   if (o.json) {
+    Json placed{{"placement", placement_text(o.load.table.placement)}};
+    if (store != nullptr) {
+      placed["read_path"] = store->queue().description();
+      placed["cold"] = o.cold;
+      placed["prompt"] = table_figures(t.prompt_reads, o.repeats * o.prompt);
+      placed["decode"] = table_figures(t.decode_reads, o.repeats * o.decode);
+    }
     fmt::print("{}", dump_json({{"model", o.model},
                                 {"machine", machine_text()},
                                 {"read_bytes_per_s", bandwidth},
@@ -162,7 +184,8 @@ void run_bench(const Options& o) {
                                 {"itl_p50_s", p50},
                                 {"itl_p99_s", p99},
                                 {"distinct_rows_prompt", t.prompt_rows},
-                                {"distinct_rows_decode", t.decode_rows}}));
+                                {"distinct_rows_decode", t.decode_rows},
+                                {"table", placed}}));
     return;
   }
   fmt::print("machine  {}; memory reads {}/s\n", machine_text(), bytes_text(bandwidth));
@@ -176,6 +199,12 @@ void run_bench(const Options& o) {
   if (record > 0)
     fmt::print("table    {} a record; {:.0f} distinct rows in a prompt, {:.0f} in an answer\n",
                bytes_text(record), t.prompt_rows, t.decode_rows);
+  if (store != nullptr) {
+    fmt::print("disk     {}; the budget holds {} records{}\n", store->queue().description(),
+               count_text(store->capacity()), o.cold ? "; emptied before each prompt and each answer" : "");
+    fmt::print("         prompt: {}\n", table_figures_text(t.prompt_reads, o.repeats * o.prompt));
+    fmt::print("         answer: {}\n", table_figures_text(t.decode_reads, o.repeats * o.decode));
+  }
 }
 
 }  // namespace
@@ -193,6 +222,11 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--repeats", o->repeats, "runs")->check(CLI::Range(1, 1000))->capture_default_str();
+  add_table_option(*command, o->load);
+  command->add_flag("--cold", o->cold,
+                    "with a table on disk: nothing of it in memory before each prompt and each answer");
+  command->add_flag("!--no-verify", o->load.verify,
+                    "do not check the model's digests first (a large table takes a while)");
   command->add_flag("--json", o->json, "the figures as JSON");
   command->callback([o] { run_bench(*o); });
 }
