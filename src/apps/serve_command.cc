@@ -82,6 +82,7 @@ void add_engine_options(CLI::App& command, Options& o) {
 
 void add_serve_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
+  o->engine.guesses = 5;  // they pay or cost nothing: docs/measurements.md
   CLI::App* command = app.add_subcommand("serve", "serve a model over HTTP: OpenAI's API, a chat page at /");
   command->footer(
       "Prints its address when it is ready. SIGTERM or Ctrl-C: takes no new requests, finishes what runs, "
