@@ -16,6 +16,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "kernels/cpu/simd-inl.h"
 #include "kernels/cpu/tiles-inl.h"
@@ -124,6 +125,13 @@ void attend(T* y, std::int64_t stride_y, float* lse, std::int64_t stride_lse, co
     const std::int64_t keys = std::min(kKeyBlock, all_keys - first);
     // Vectors whose every lane sees no key of this block are left out: lane i sees see + i · later keys.
     const std::int64_t skip = std::max<std::int64_t>(0, first + 1 - see) / kLanes;
+    // Rows of one head lie apart: no prefetcher sees the next ones coming.
+    for (std::int64_t j = first + kKeyBlock; j < std::min(all_keys, first + 2 * kKeyBlock); ++j) {
+      for (std::int64_t a = 0; a < width; a += 64 / static_cast<std::int64_t>(sizeof(S))) {
+        hwy::Prefetch(k + j * stride_k + a);
+        hwy::Prefetch(v + j * stride_v + a);
+      }
+    }
     const Left key_block = as_floats(k + first * stride_k, stride_k, keys, width, s.keys);
     const Left value_block = as_floats(v + first * stride_v, stride_v, keys, width, s.values);
     const Tile scores{s.scores.data + skip * kLanes, kQueryBlock};

@@ -78,7 +78,7 @@ inline void deliver(const IntegerProduct& p, std::int64_t row, std::int64_t pane
   _mm512_mask_storeu_ps(y, mask, value);
 }
 
-constexpr std::int64_t kAhead = 1024;  // bytes of a panel that are asked for in advance
+constexpr std::int64_t kAhead = 4096;  // bytes of a panel that are asked for in advance
 
 /// kRows rows of x with one panel.
 template <WeightFormat kFormat, int kRows>
@@ -320,18 +320,23 @@ void multiply(const IntegerProduct& p, In from) {
   const PanelLayout layout(kFormat, p.w.cols);
   const std::int64_t panels = panel_count(p.w.rows);
   const bool tiles = p.x.rows >= kTileRowsFrom && has_tiles();
+  // A few rows are quicker quantised than threads meet at a barrier.
+  const bool alone = p.x.rows < 4;
+  for (std::int64_t row = 0; alone && row < p.x.rows; ++row) quantise_row(p.x, from, row);
 #pragma omp parallel if (p.x.rows * p.w.rows * p.w.cols > 16 * kParallelElements)
   {
+    if (!alone) {
 #pragma omp for schedule(static)
-    for (std::int64_t row = 0; row < p.x.rows; ++row) quantise_row(p.x, from, row);
+      for (std::int64_t row = 0; row < p.x.rows; ++row) quantise_row(p.x, from, row);
+    }
     if (tiles) {
       static constexpr IntegerTiles kTiles{};
       _tile_loadconfig(&kTiles);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
       for (std::int64_t panel = 0; panel < panels; panel += 2) multiply_tiles<kFormat>(p, layout, panel);
       _tile_release();
     } else {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
       for (std::int64_t panel = 0; panel < panels; ++panel) multiply_rows<kFormat>(p, layout, panel);
     }
   }
