@@ -81,7 +81,7 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
     open_group(p, layout, at, g, open);
     for (std::int64_t r = first; r < last; ++r) {
       const std::int64_t i = r * layout.groups + g;
-      const std::int8_t* const q = p.x.q + r * p.x.depth() + g * kWeightGroup;
+      const std::int8_t* const q = p.x.group(r, g);
       for (std::int64_t v = 0; v < kVectors; ++v) {
         IntVec sum = hn::Set(Ints(), p.w.format == WeightFormat::int8 ? p.x.shift[i] : 0);
         for (std::int64_t j = 0; j < kWeightGroup / 4; ++j) {
@@ -118,12 +118,14 @@ void integer_product(const IntegerProduct& p, In from) {
   const Activations& x = p.x;
 #pragma omp parallel for schedule(static) if (from.size() > kParallelElements)
   for (std::int64_t row = 0; row < x.rows; ++row) {
-    quantise_activations({from.row<float>(row), static_cast<std::size_t>(from.cols)}, x.q + row * x.depth(),
-                         x.scale + row * x.groups);
     for (std::int64_t g = 0; g < x.groups; ++g) {
+      const std::int64_t at = row * x.groups + g,
+                         count = std::min(kWeightGroup, from.cols - g * kWeightGroup);
+      std::int8_t* const q = x.group(row, g);
+      quantise_activations({from.row<float>(row) + g * kWeightGroup, static_cast<std::size_t>(count)}, q,
+                           x.scale + at);
       std::int32_t total = 0;
-      for (std::int64_t i = 0; i < kWeightGroup; ++i) total += x.q[row * x.depth() + g * kWeightGroup + i];
-      const std::int64_t at = row * x.groups + g;
+      for (std::int64_t i = 0; i < kWeightGroup; ++i) total += q[i];
       x.sum[at] = x.scale[at] * static_cast<float>(total);
       x.shift[at] = -static_cast<std::int32_t>(kIntegerOffset) * total;
     }
@@ -235,7 +237,9 @@ Activations activations(const In& x, std::int64_t groups) {
                 reinterpret_cast<float*>(at + q),
                 reinterpret_cast<float*>(at + q + floats),
                 reinterpret_cast<std::int32_t*>(at + q + 2 * floats)};
-  std::memset(a.q + x.rows * a.depth(), 0, static_cast<std::size_t>((rows - x.rows) * a.depth()));
+  for (std::int64_t row = x.rows; row < rows; ++row) {
+    for (std::int64_t g = 0; g < groups; ++g) std::memset(a.group(row, g), 0, kWeightGroup);
+  }
   return a;
 }
 

@@ -71,12 +71,24 @@ inline __m512 finish(const std::uint8_t* panel, __m512 scaled, __m512 offsets) {
   return scaled;
 }
 
-inline void deliver(const IntegerProduct& p, std::int64_t row, std::int64_t panel, __m512 value) {
-  float* const y = static_cast<float*>(p.y.data) + row * p.y.stride + panel * kPanelRows;
-  const __mmask16 mask = first16(p.w.rows - panel * kPanelRows);
-  if (p.accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value);
-  _mm512_mask_storeu_ps(y, mask, value);
-}
+/// Where the outputs of one panel go.
+struct Outputs {
+  float* y;  // of row 0
+  std::int64_t stride;
+  __mmask16 mask;
+  bool accumulate;
+
+  Outputs(const IntegerProduct& p, std::int64_t panel)
+      : y(static_cast<float*>(p.y.data) + panel * kPanelRows),
+        stride(p.y.stride),
+        mask(first16(p.w.rows - panel * kPanelRows)),
+        accumulate(p.accumulate) {}
+  void put(std::int64_t row, __m512 value) const {
+    float* const to = y + row * stride;
+    if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
+    _mm512_mask_storeu_ps(to, mask, value);
+  }
+};
 
 constexpr std::int64_t kAhead = 4096;  // bytes of a panel that are asked for in advance
 
@@ -88,7 +100,6 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
   const std::uint8_t* const at = p.panel(panel);
   const std::uint8_t* scales = at + layout.first_scale;
   const std::uint8_t* integers = at + layout.first_integer;
-  const std::int8_t* const q = x.q + row * x.depth();
   __m512 scaled[kRows], offsets[kRows];
   for (int r = 0; r < kRows; ++r) scaled[r] = offsets[r] = _mm512_setzero_ps();
   for (std::int64_t g = 0; g < layout.groups; ++g, scales += layout.scales, integers += layout.integers) {
@@ -99,7 +110,7 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
     load_integers<kFormat>(w, integers);
     for (int r = 0; r < kRows; ++r) {
       const std::int64_t i = (row + r) * layout.groups + g;
-      const std::int8_t* const values = q + r * x.depth() + g * kWeightGroup;
+      const std::int8_t* const values = x.group(row + r, g);
       __m512i sum = kFormat == WeightFormat::int8 ? _mm512_set1_epi32(x.shift[i]) : _mm512_setzero_si512();
       for (int j = 0; j < kQuads; ++j) {
         std::int32_t four;
@@ -112,7 +123,8 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
         offsets[r] = _mm512_fmadd_ps(_mm512_set1_ps(x.sum[i]), s.offset, offsets[r]);
     }
   }
-  for (int r = 0; r < kRows; ++r) deliver(p, row + r, panel, finish<kFormat>(at, scaled[r], offsets[r]));
+  const Outputs outputs(p, panel);
+  for (int r = 0; r < kRows; ++r) outputs.put(row + r, finish<kFormat>(at, scaled[r], offsets[r]));
 }
 
 template <WeightFormat kFormat>
@@ -145,15 +157,16 @@ struct alignas(64) IntegerTiles {
 
 /// Two panels taken apart, in the first- and second-level cache.
 struct OpenPanels {
-  std::int64_t first, count;        // panels of the matrix: one or two
+  std::int64_t first, count;  // panels of the matrix: one or two
+  const std::uint8_t* data[kPanels];
   std::uint8_t* integers[kPanels];  // [groups][8][64]
   float* scales;                    // [groups][2][16]
   float* offsets;                   // [groups][2][16]
 };
 
 template <WeightFormat kFormat>
-void open_panel(const IntegerProduct& p, const PanelLayout& layout, OpenPanels& open, std::int64_t i) {
-  const std::uint8_t* const at = p.panel(open.first + std::min(i, open.count - 1));
+void open_panel(const PanelLayout& layout, OpenPanels& open, std::int64_t i) {
+  const std::uint8_t* const at = open.data[i];
   for (std::int64_t g = 0; g < layout.groups; ++g) {
     const Scales s = load_scales<kFormat>(at + layout.first_scale + g * layout.scales);
     _mm512_store_ps(open.scales + (g * kPanels + i) * kPanelRows, s.scale);
@@ -164,14 +177,12 @@ void open_panel(const IntegerProduct& p, const PanelLayout& layout, OpenPanels& 
   }
 }
 
-/// sums [last − first][kTiles][2][16][16]: of each group, rows from `q` on, and panel.
+/// sums [last − first][kTiles][2][16][16]: of each group, rows from `row` on, and panel.
 template <int kTiles>
-inline void tile_sums(const OpenPanels& open, const std::int8_t* q, std::int64_t depth, std::int64_t first,
+inline void tile_sums(const OpenPanels& open, const Activations& a, std::int64_t row, std::int64_t first,
                       std::int64_t last, std::int32_t* sums) {
-  const auto stride = static_cast<std::size_t>(depth);
   for (std::int64_t g = first; g < last; ++g, sums += kTiles * kPanels * kSums) {
-    const std::int8_t* const x = q + g * kWeightGroup;
-    _tile_loadd(4, x, stride);
+    _tile_loadd(4, a.group(row, g), kWeightGroup);
     _tile_loadd(5, open.integers[0] + g * kQuads * 64, 64);
     _tile_zero(0);
     _tile_dpbsud(0, 4, 5);
@@ -179,7 +190,7 @@ inline void tile_sums(const OpenPanels& open, const std::int8_t* q, std::int64_t
     _tile_zero(1);
     _tile_dpbsud(1, 4, 6);
     if constexpr (kTiles == 2) {
-      _tile_loadd(7, x + kTileRows * depth, stride);
+      _tile_loadd(7, a.group(row + kTileRows, g), kWeightGroup);
       _tile_zero(2);
       _tile_dpbsud(2, 7, 5);
       _tile_zero(3);
@@ -246,17 +257,18 @@ inline void multiply_block(const IntegerProduct& p, const OpenPanels& open, std:
   BlockSums block;  // written by the first batch
   for (std::int64_t g = 0; g < p.x.groups; g += kBatch) {
     const std::int64_t last = std::min(p.x.groups, g + kBatch);
-    tile_sums<kTiles>(open, p.x.q + row * p.x.depth(), p.x.depth(), g, last, sums);
+    tile_sums<kTiles>(open, p.x, row, g, last, sums);
     for (std::int64_t r = 0; r < kTiles * kTileRows; r += 4)
       scale_sums<kFormat, kTiles>(p.x, open, row, r, g, last, sums, block);
   }
   const std::int64_t rows = std::min(kTiles * kTileRows, p.x.rows - row);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t i = 0; i < open.count; ++i) {
+  for (std::int64_t i = 0; i < open.count; ++i) {
+    const Outputs outputs(p, open.first + i);
+    for (std::int64_t r = 0; r < rows; ++r) {
       const __m512 scaled = _mm512_load_ps(block.scaled[r][i]);
       const __m512 offsets =
           kFormat == WeightFormat::int8 ? _mm512_setzero_ps() : _mm512_load_ps(block.offsets[r][i]);
-      deliver(p, row + r, open.first + i, finish<kFormat>(p.panel(open.first + i), scaled, offsets));
+      outputs.put(row + r, finish<kFormat>(open.data[i], scaled, offsets));
     }
   }
 }
@@ -268,12 +280,14 @@ void multiply_tiles(const IntegerProduct& p, const PanelLayout& layout, std::int
   const std::int64_t groups = layout.groups, integers = groups * kQuads * 64,
                      floats = groups * kPanels * kPanelRows;
   char* const at = amx::thread_memory<char>(memory, 2 * integers + 2 * floats * 4);
+  const std::int64_t count = std::min(kPanels, panel_count(p.w.rows) - panel);
   OpenPanels open{panel,
-                  std::min(kPanels, panel_count(p.w.rows) - panel),
+                  count,
+                  {p.panel(panel), p.panel(panel + count - 1)},
                   {reinterpret_cast<std::uint8_t*>(at), reinterpret_cast<std::uint8_t*>(at + integers)},
                   reinterpret_cast<float*>(at + 2 * integers),
                   reinterpret_cast<float*>(at + 2 * integers) + floats};
-  for (std::int64_t i = 0; i < kPanels; ++i) open_panel<kFormat>(p, layout, open, i);
+  for (std::int64_t i = 0; i < kPanels; ++i) open_panel<kFormat>(layout, open, i);
   std::int64_t row = 0;
   for (; row + kTileRows < p.x.rows; row += 2 * kTileRows) multiply_block<kFormat, 2>(p, open, row);
   if (row < p.x.rows) multiply_block<kFormat, 1>(p, open, row);
@@ -283,7 +297,6 @@ void multiply_tiles(const IntegerProduct& p, const PanelLayout& layout, std::int
 
 void quantise_row(const Activations& x, In from, std::int64_t row) {
   const float* const values = from.row<float>(row);
-  std::int8_t* const q = x.q + row * x.depth();
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   for (std::int64_t g = 0; g < x.groups; ++g) {
     const std::int64_t left = from.cols - g * kWeightGroup;
@@ -297,8 +310,9 @@ void quantise_row(const Activations& x, In from, std::int64_t row) {
     const __m512 inverse = _mm512_set1_ps(nothing ? 0.0f : 127.0f / top);
     const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)),
                   second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + g * kWeightGroup), _mm512_cvtsepi32_epi8(first));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + g * kWeightGroup + 16), _mm512_cvtsepi32_epi8(second));
+    auto* const q = reinterpret_cast<__m128i*>(x.group(row, g));
+    _mm_storeu_si128(q, _mm512_cvtsepi32_epi8(first));
+    _mm_storeu_si128(q + 1, _mm512_cvtsepi32_epi8(second));
     const int total = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
     const std::int64_t at = row * x.groups + g;
     x.scale[at] = top / 127.0f;

@@ -38,15 +38,18 @@ inline std::int64_t panel_count(std::int64_t rows) {
   return (rows + kPanelRows - 1) / kPanelRows;
 }
 
-/// x [M, cols] in int8, in groups.
+/// x [M, cols] in int8, in groups; 16 rows of a group lie together, as a tile takes them.
 struct Activations {
   std::int64_t rows = 0, groups = 0;
-  std::int8_t* q = nullptr;       // [M padded to 32, groups · 32], zeros behind x
+  std::int8_t* q = nullptr;       // [M padded to 32, / 16][groups][16][32], zeros behind x
   float* scale = nullptr;         // [M, groups]
   float* sum = nullptr;           // [M, groups] scale · Σ q
   std::int32_t* shift = nullptr;  // [M, groups] −128 Σ q: takes kIntegerOffset back out of a sum
 
-  std::int64_t depth() const { return groups * kWeightGroup; }
+  /// Values of group g of a row: kWeightGroup of them.
+  std::int8_t* group(std::int64_t row, std::int64_t g) const {
+    return q + ((row / kPanelRows * groups + g) * kPanelRows + row % kPanelRows) * kWeightGroup;
+  }
 };
 
 /// One product y (+)= x wᵀ with integer weights.
