@@ -317,7 +317,9 @@ void quantise_row(const Activations& x, In from, std::int64_t row) {
     const std::int64_t at = row * x.groups + g;
     x.scale[at] = top / 127.0f;
     x.sum[at] = x.scale[at] * static_cast<float>(total);
-    x.shift[at] = -static_cast<std::int32_t>(kIntegerOffset) * total;
+    // Of a group with a NaN the total is anything; its scale is no number either.
+    x.shift[at] = static_cast<std::int32_t>(-static_cast<std::uint32_t>(kIntegerOffset) *
+                                            static_cast<std::uint32_t>(total));
   }
 }
 
