@@ -95,6 +95,25 @@ TEST(Served, ARowHasTheSameBitsInAnyBatchWithAnyThreads) {
   }
 }
 
+// What other CPUs run: plain vectors, held against the instructions of this one.
+TEST(Served, VectorsAndSpecialInstructionsGiveTheSameBits) {
+  if (!cpu::vnni_supported()) GTEST_SKIP() << "no AVX-512 VNNI here: the vectors are all there is";
+  constexpr std::int64_t kRows = 40, kOuts = 50, kCols = 150;
+  for (const WeightFormat format : {WeightFormat::int8, WeightFormat::int4, WeightFormat::int4_f16}) {
+    const Weights w(format, kOuts, kCols, 11);
+    const Matrix x = Matrix(DType::f32, kRows, kCols).randomise(12);
+    const std::int64_t groups = weight_groups(kCols);
+    std::vector<std::int8_t> q(static_cast<std::size_t>(64 * groups * kWeightGroup));
+    std::vector<float> scale(static_cast<std::size_t>(64 * groups)), sum(scale.size());
+    std::vector<std::int32_t> shift(scale.size());
+    const cpu::Activations a{kRows, groups, q.data(), scale.data(), sum.data(), shift.data()};
+    Matrix vectors(DType::f32, kRows, kOuts), special(DType::f32, kRows, kOuts);
+    cpu::integer_product_vectors({vectors, a, w.on_cpu, false}, x);
+    cpu::integer_product_avx512({special, a, w.on_cpu, false}, x);
+    EXPECT_TRUE(same_bits(vectors, special)) << name_of(format);
+  }
+}
+
 TEST(Served, GatherReturnsWhatWasStored) {
   for (const WeightFormat format : kFormats) {
     const Weights w(format, 37, 75, 6);
