@@ -1,5 +1,6 @@
 #include "apps/patched_model.h"
 
+#include "generate/continuation.h"
 #include "text/utf8.h"
 
 namespace stem {
@@ -14,10 +15,7 @@ PatchedModel open_model(Runtime& runtime, const std::filesystem::path& directory
 
 std::vector<std::int32_t> prompt_tokens(const LoadedModel& loaded, std::string_view prompt) {
   check_utf8(prompt, "the prompt");
-  std::vector<std::int32_t> tokens;
-  if (const auto start = loaded.tokenizer.start_id()) tokens.push_back(*start);
-  const auto ids = loaded.tokenizer.encode(prompt, false);
-  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  std::vector<std::int32_t> tokens = text_tokens(loaded.tokenizer, prompt);
   const std::int64_t room = loaded.model.config.max_positions;
   if (static_cast<std::int64_t>(tokens.size()) > room) {
     fail(ErrorCode::kUsage, "the prompt: expected at most {} tokens (max_position_embeddings), found {}",

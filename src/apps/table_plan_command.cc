@@ -11,6 +11,7 @@
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/table_plan.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "tables/disk_rates.h"
 
@@ -45,8 +46,7 @@ double token_seconds(Runtime& runtime, const Model& model) {
     const std::int32_t id = 0;
     const auto start = std::chrono::steady_clock::now();
     session.feed({&id, 1});
-    if (i >= kBefore || i + 1 == tokens)
-      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (i >= kBefore || i + 1 == tokens) seconds.push_back(seconds_since(start));
   }
   std::sort(seconds.begin(), seconds.end());
   return seconds[seconds.size() / 2];
@@ -90,8 +90,7 @@ Measured measure(const Options& o, std::int64_t memory) {
   const ModelConfig& c = opened.model().config;
   in.dense = std::max(0.0, resident_bytes() - before);
   m.context = o.context > 0 ? std::min(o.context, c.max_positions) : c.max_positions;
-  in.cache = static_cast<double>(2 * c.layers * m.context * c.kv_heads * c.head_width *
-                                 size_of(opened.model().cache_dtype()));
+  in.cache = static_cast<double>(m.context * KvCache::row_bytes(opened.model()));
   in.token_s = token_seconds(runtime, opened.model());
   in.program = std::max(0.0, resident_bytes() - in.dense);
   in.vocab = c.vocab;

@@ -70,11 +70,14 @@ Continuation encode_continuation(const Tokenizer& tokenizer, std::string_view co
   return made;
 }
 
+std::vector<std::int32_t> text_tokens(const Tokenizer& tokenizer, std::string_view text) {
+  std::vector<std::int32_t> tokens = tokenizer.encode(text, false);
+  if (const auto start = tokenizer.start_id()) tokens.insert(tokens.begin(), *start);
+  return tokens;
+}
+
 Prompt encode_prompt(const Tokenizer& tokenizer, std::string_view text, std::int64_t room) {
-  Prompt prompt;
-  if (const auto start = tokenizer.start_id()) prompt.tokens.push_back(*start);
-  const auto ids = tokenizer.encode(text, false);
-  prompt.tokens.insert(prompt.tokens.end(), ids.begin(), ids.end());
+  Prompt prompt{text_tokens(tokenizer, text)};
   if (prompt.tokens.empty()) fail(ErrorCode::kUsage, "the prompt: expected a text, found none");
   prompt.cut = cut_front(prompt.tokens, room);
   return prompt;

@@ -28,7 +28,11 @@ struct Continuation {
 Continuation encode_continuation(const Tokenizer& tokenizer, std::string_view context,
                                  std::string_view continuation, std::int64_t max_positions);
 
-/// The end-of-text token, if there is one, and the text: a prompt of at most `room` tokens, cut at its front.
+/// The end-of-text token, if there is one, and the text, as documents were trained. Special tokens written in
+/// it are text.
+std::vector<std::int32_t> text_tokens(const Tokenizer& tokenizer, std::string_view text);
+
+/// text_tokens: a prompt of at most `room` tokens, cut at its front.
 struct Prompt {
   std::vector<std::int32_t> tokens;
   std::int64_t cut = 0;

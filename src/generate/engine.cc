@@ -14,11 +14,6 @@ constexpr std::int64_t kMaxChoices = 128;
 // A prompt waits for one that is being read if it can then take this many more tokens from it.
 constexpr std::int64_t kWorthWaiting = 32;
 
-std::int64_t row_bytes(const Model& model) {
-  const ModelConfig& c = model.config;
-  return c.layers * 2 * c.kv_heads * c.head_width * size_of(model.cache_dtype());
-}
-
 EngineOptions completed(EngineOptions o, const Model& model) {
   const std::int64_t most = model.config.max_positions;
   if (o.context < 0 || o.context > most) {
@@ -33,7 +28,7 @@ EngineOptions completed(EngineOptions o, const Model& model) {
 
 std::int64_t cache_rows(const EngineOptions& o, const Model& model) {
   constexpr std::int64_t kDefaultBytes = std::int64_t{1} << 30;
-  const std::int64_t row = row_bytes(model), all = o.slots * o.context;
+  const std::int64_t row = KvCache::row_bytes(model), all = o.slots * o.context;
   if (o.kv_bytes == 0) return std::max(o.context, std::min(all, kDefaultBytes / row));
   if (o.kv_bytes / row < o.context) {
     fail(ErrorCode::kUsage,
@@ -41,15 +36,6 @@ std::int64_t cache_rows(const EngineOptions& o, const Model& model) {
          o.context * row, o.context, o.kv_bytes);
   }
   return std::min(all, o.kv_bytes / row);
-}
-
-void copy_rows(const KvCache& cache, std::int64_t from, std::int64_t to, std::int64_t count) {
-  const auto copy = [&](const Tensor& t) {
-    std::memcpy(t.view.slice_rows(to, count).data, t.view.slice_rows(from, count).data,
-                static_cast<std::size_t>(count * t.view.stride * size_of(t.view.dtype)));
-  };
-  for (const Tensor& t : cache.keys) copy(t);
-  for (const Tensor& t : cache.values) copy(t);
 }
 
 SamplingOptions of_choice(SamplingOptions options, std::int64_t choice) {
@@ -84,6 +70,7 @@ Engine::Engine(const Context& context, const Model& model, const Tokenizer& toke
       cache_(model, cache_rows(options_, model)),
       ranges_(cache_.capacity(), options_.prefix_cache) {
   now_.kv_rows = published_.kv_rows = cache_.capacity();
+  if (RecordStore* const store = model_.table.store().get()) store->trace(options_.trace);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -94,6 +81,7 @@ Engine::~Engine() {
   }
   wake_.notify_all();
   thread_.join();
+  if (RecordStore* const store = model_.table.store().get()) store->trace(nullptr);
 }
 
 void Engine::check(const GenerationRequest& r) const {
@@ -262,7 +250,7 @@ void Engine::start(Sequence& s, const KvRanges::Place& place) {
   s.place = place;
   s.placed = true;
   s.filled = place.cached;
-  if (place.copy_from >= 0) copy_rows(cache_, place.copy_from, place.first, place.cached);
+  if (place.copy_from >= 0) cache_.copy_rows(place.copy_from, place.first, place.cached);
   model_.table.prefetch(std::span(s.tokens).subspan(static_cast<std::size_t>(s.filled)));
   s.generation->note_cached(place.cached);
   if (s.wants_prompt_scores())

@@ -69,8 +69,6 @@ void Engine::step() {
   std::vector<Part> parts = plan_step();
   if (parts.empty()) return;
   const Clock::time_point start = Clock::now();
-  const RecordStore* const store = model_.table.store().get();
-  const std::int64_t stalled = store == nullptr ? 0 : store->stats().stall_us;
   sampling_ = {};
   std::int64_t read = 0, made = 0;
   for (const Part& p : parts) (p.from < p.sequence->prompt_size ? read : made) += p.size();
@@ -85,12 +83,8 @@ void Engine::step() {
                                    : "prefill and decode",
                        "engine", start, end,
                        fmt::format("\"prompt_tokens\":{},\"answer_tokens\":{}", read, made));
-  // How long, not when: both happen in pieces.
+  // How long, not when: it happens in pieces.
   options_.trace->span("sampling", "sampling", end - sampling_, end);
-  if (store != nullptr) {
-    const std::chrono::microseconds stall(store->stats().stall_us - stalled);
-    options_.trace->span("table stall", "table", start, start + stall);
-  }
 }
 
 // The parts that hold a position whose record is lost end; true if there are any.

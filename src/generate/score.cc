@@ -145,13 +145,7 @@ void Scorer::copy_prefixes() {
     const Sequence& s = sequences_[i];
     if (s.shared == 0 || s.first_of == static_cast<std::int64_t>(i)) continue;
     const std::int64_t from = sequences_[static_cast<std::size_t>(s.first_of)].cache_row;
-    for (auto* side : {&cache_.keys, &cache_.values}) {
-      for (const Tensor& t : *side) {
-        const In source = t.view.slice_rows(from, s.shared);
-        std::memcpy(t.view.slice_rows(s.cache_row, s.shared).data, source.data,
-                    static_cast<std::size_t>(source.rows * source.stride * size_of(source.dtype)));
-      }
-    }
+    cache_.copy_rows(from, s.cache_row, s.shared);
   }
 }
 

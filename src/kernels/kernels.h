@@ -71,8 +71,8 @@ struct ServedMatrix {
 /// oracle).
 ///  * bf16: x is rounded to bf16 where the machine multiplies bf16, sums in f32.
 ///  * integers: x is rounded to int8 in groups of 32 (quantise_activations); the sums within a group are
-///  exact, those
-///    over groups in f32: Σ_g (s_x,g · Σ q q_x) · s_w,g, then Σ_g (s_x,g · Σ q_x) · offset_w,g.
+///    exact, those over groups in f32: group by group (s_x,g · Σ q q_x) · s_w,g, then (s_x,g · Σ q_x) ·
+///    offset_w,g.
 struct ServedKernels {
   std::size_t (*bytes)(WeightFormat format, std::int64_t rows, std::int64_t cols);
   /// Writes the packed form of `from` to `to`, 64-byte aligned.
@@ -119,7 +119,8 @@ struct AttentionKernels {
 
   /// The forward for inference: as attention_forward without lse; splits keys at fixed positions, so that a
   /// query's result does not depend on what else is in the batch, on chunking or on the thread count. k and v
-  /// may be bf16 beside a wide q and y.
+  /// may be bf16 beside a wide q and y; queries and probabilities are then rounded to bf16, too, where the
+  /// machine multiplies bf16.
   void (*attention_invariant)(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments);
 };
 

@@ -37,13 +37,12 @@ Qkv split(const ModelConfig& c, Out qkv) {
   return {qkv.slice_cols(0, q), qkv.slice_cols(q, kv), qkv.slice_cols(q + kv, kv), qkv.slice_cols(0, q + kv)};
 }
 
-void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, const Tensor& keys,
-                     const Tensor& values) {
+void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, Out keys, Out values) {
   for (const Segment& s : batch.segments) {
     const std::int64_t first = s.k_row + s.k_len - s.q_len;
-    require(first >= s.k_row && first + s.q_len <= keys.view.rows, "KV cache overflow");
-    convert(ctx, keys.view.slice_rows(first, s.q_len), k.slice_rows(s.q_row, s.q_len));
-    convert(ctx, values.view.slice_rows(first, s.q_len), v.slice_rows(s.q_row, s.q_len));
+    require(first >= s.k_row && first + s.q_len <= keys.rows, "KV cache overflow");
+    convert(ctx, keys.slice_rows(first, s.q_len), k.slice_rows(s.q_row, s.q_len));
+    convert(ctx, values.slice_rows(first, s.q_len), v.slice_rows(s.q_row, s.q_len));
   }
 }
 
@@ -103,15 +102,14 @@ void attention_layer_forward(const Context& ctx, const Model& model, std::size_t
   rope_forward(ctx, now.qk, c.heads + c.kv_heads, model.cos_sin, batch.positions);
   Workspace::Scope scope(*ctx.workspace);
   In keys = now.k, values = now.v;
-  if (cache == nullptr && ctx.inference) {
-    // The same bits as through a cache.
-    keys = as_type(ctx, keys, model.cache_dtype());
-    values = as_type(ctx, values, model.cache_dtype());
-  }
   if (cache != nullptr) {
     append_to_cache(ctx, batch, now.k, now.v, cache->keys[l], cache->values[l]);
     keys = cache->keys[l];
     values = cache->values[l];
+  } else if (ctx.inference) {
+    // The same bits as through a cache.
+    keys = as_type(ctx, keys, model.cache_dtype());
+    values = as_type(ctx, values, model.cache_dtype());
   }
   attention_forward(ctx, s.attended, s.lse, now.q, keys, values, c.attention_heads(), batch.segments);
   linear_forward(ctx, s.x_mid, s.attended, w.o, s.x_in);
@@ -298,9 +296,30 @@ void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out 
 KvCache::KvCache(const Model& model, std::int64_t capacity) {
   const ModelConfig& c = model.config;
   const DType dtype = model.cache_dtype();
+  const std::int64_t cols = c.kv_heads * c.head_width, bytes = capacity * cols * size_of(dtype);
+  const std::int64_t aligned = (bytes + 63) / 64 * 64;
+  memory = Buffer(static_cast<std::size_t>(2 * c.layers * aligned));
+  memory.clear();
+  auto* next = static_cast<char*>(memory.data());
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    keys.emplace_back(dtype, capacity, c.kv_heads * c.head_width);
-    values.emplace_back(dtype, capacity, c.kv_heads * c.head_width);
+    for (auto* side : {&keys, &values}) {
+      side->push_back({next, dtype, capacity, cols, cols});
+      next += aligned;
+    }
+  }
+}
+
+std::int64_t KvCache::row_bytes(const Model& model) {
+  const ModelConfig& c = model.config;
+  return c.layers * 2 * c.kv_heads * c.head_width * size_of(model.cache_dtype());
+}
+
+void KvCache::copy_rows(std::int64_t from, std::int64_t to, std::int64_t count) {
+  for (const auto* side : {&keys, &values}) {
+    for (const Out& m : *side) {
+      std::memcpy(m.slice_rows(to, count).data, m.slice_rows(from, count).data,
+                  static_cast<std::size_t>(count * m.stride * size_of(m.dtype)));
+    }
   }
 }
 

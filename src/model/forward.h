@@ -67,12 +67,17 @@ struct Activations {
 
 /// Keys and values of earlier tokens, one matrix a layer: [capacity, K·A]. Segments address its rows.
 struct KvCache {
-  std::vector<Tensor> keys, values;  // [L]
+  Buffer memory;                  ///< of all layers: one, so that its pages are large
+  std::vector<Out> keys, values;  // [L]
 
   KvCache() = default;
   /// Of Model::cache_dtype.
   KvCache(const Model& model, std::int64_t capacity);
-  std::int64_t capacity() const { return keys.empty() ? 0 : keys.front().view.rows; }
+  /// Bytes of one token's keys and values in all layers.
+  static std::int64_t row_bytes(const Model& model);
+  /// Copies rows [from, from + count) to [to, to + count), which must not overlap.
+  void copy_rows(std::int64_t from, std::int64_t to, std::int64_t count);
+  std::int64_t capacity() const { return keys.empty() ? 0 : keys.front().rows; }
 };
 
 /// Takes the memory of a pass over `n` tokens from ctx.workspace. Activations are narrow in training and wide

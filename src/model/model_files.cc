@@ -8,13 +8,13 @@
 
 #include "io/file.h"
 #include "io/json.h"
+#include "io/read_queue.h"
 #include "io/safetensors.h"
 #include "model/served_weights.h"
 
 namespace stem {
 namespace {
 
-constexpr std::uint64_t kTableAlignment = 4096;  // mappable, and readable with O_DIRECT
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 
 // Record by record, from wherever the table lies.
@@ -31,7 +31,7 @@ void write_table_file(const std::filesystem::path& path, const Table& from, DTyp
     metadata.emplace(kName, name_of(*format));
   }
   require(format || dtype == DType::f32 || dtype == DType::bf16, "stored dtype");
-  SafetensorsWriter writer(path, {spec}, metadata, kTableAlignment);
+  SafetensorsWriter writer(path, {spec}, metadata, kDirectBlockBytes);
   constexpr std::int64_t kPiece = 256;  // records
   std::vector<std::byte> piece;
   std::vector<float> values;

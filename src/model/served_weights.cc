@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/workspace.h"
 #include "ops/checks.h"
 
 namespace stem {
@@ -43,7 +44,7 @@ class Packing {
     }
     weights.head = pack({file_.matrix(c.tied ? kEmbeddingName : "lm_head.weight", c.vocab, c.width).stored});
     if (!c.tied) weights.embedding = pack({file_.matrix(kEmbeddingName, c.vocab, c.width).stored});
-    for (const Buffer& b : *memory_) weights.bytes += b.size();
+    weights.bytes = bytes_;
     weights.memory = memory_;
     return weights;
   }
@@ -53,9 +54,11 @@ class Packing {
   Weight pack(const std::vector<StoredMatrix>& parts) {
     StoredMatrix whole = parts.front();
     if (parts.size() > 1) whole = stack(parts);
-    Buffer& packed = memory_->emplace_back(kernels_.bytes(whole.format, whole.rows, whole.cols));
-    kernels_.pack(packed.data(), whole);
-    return {{}, {whole.format, whole.rows, whole.cols, packed.data()}};
+    const std::size_t bytes = kernels_.bytes(whole.format, whole.rows, whole.cols);
+    void* const packed = memory_->bytes(bytes);
+    bytes_ += bytes;
+    kernels_.pack(packed, whole);
+    return {{}, {whole.format, whole.rows, whole.cols, packed}};
   }
 
   StoredMatrix stack(const std::vector<StoredMatrix>& parts) {
@@ -87,7 +90,9 @@ class Packing {
   const ServedKernels& kernels_;
   const ModelConfig& config_;
   const WeightsFile& file_;
-  std::shared_ptr<std::vector<Buffer>> memory_ = std::make_shared<std::vector<Buffer>>();
+  // Few large blocks: most matrices are smaller than the pages that suit a stream of them.
+  std::shared_ptr<Workspace> memory_ = std::make_shared<Workspace>();
+  std::size_t bytes_ = 0;
   std::vector<std::byte> stacked_;
 };
 

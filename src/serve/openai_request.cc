@@ -72,8 +72,10 @@ SamplingOptions read_sampling(const Json& body, std::int64_t vocab) {
   o.temperature = get_number_or(body, "temperature", kName, 0.0, 100.0, 1.0);
   o.top_k = std::max<std::int64_t>(0, get_int_or(body, "top_k", kName, -1, vocab, 0));  // −1: all, too
   o.top_p = get_number_or(body, "top_p", kName, 0.0, 1.0, 1.0);
-  if (o.top_p == 0.0) o.top_k = 1;  // the likeliest alone
-  if (o.top_p == 0.0) o.top_p = 1.0;
+  if (o.top_p == 0.0) {  // the likeliest alone
+    o.top_k = 1;
+    o.top_p = 1.0;
+  }
   o.min_p = get_number_or(body, "min_p", kName, 0.0, 1.0, 0.0);
   o.repetition_penalty = get_number_or(body, "repetition_penalty", kName, 0.01, 100.0, 1.0);
   o.presence_penalty = get_number_or(body, "presence_penalty", kName, -2.0, 2.0, 0.0);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "generate/continuation.h"
 #include "serve/api_error.h"
 
 namespace stem {
@@ -98,11 +99,7 @@ void OpenAiService::check_model(const std::string& name) const {
 }
 
 std::vector<std::int32_t> OpenAiService::encode(const std::string& text, bool add_special) const {
-  std::vector<std::int32_t> ids;
-  if (const auto start = tokenizer_.start_id(); start && add_special) ids.push_back(*start);
-  const std::vector<std::int32_t> rest = tokenizer_.encode(text, false);
-  ids.insert(ids.end(), rest.begin(), rest.end());
-  return ids;
+  return add_special ? text_tokens(tokenizer_, text) : tokenizer_.encode(text, false);
 }
 
 GenerationRequest OpenAiService::prepared(const CommonRequest& common, std::vector<std::int32_t> prompt) {

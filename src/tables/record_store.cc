@@ -272,7 +272,9 @@ void RecordStore::start_pending() {
     pending_.pop_front();
     jobs.push_back(job_of(i));
   }
+  if (jobs.empty()) return;
   queue_->submit(jobs);
+  trace_in_flight();
   stats_.reads += static_cast<std::int64_t>(jobs.size());
   stats_.most_in_flight = std::max(stats_.most_in_flight, static_cast<std::int64_t>(queue_->in_flight()));
 }
@@ -281,7 +283,12 @@ void RecordStore::collect(bool wait) {
   results_.clear();
   queue_->collect(results_, wait);
   for (const ReadResult& r : results_) finish(static_cast<std::size_t>(r.tag), r.bytes);
+  if (!results_.empty()) trace_in_flight();
   start_pending();
+}
+
+void RecordStore::trace_in_flight() const {
+  if (trace_ != nullptr) trace_->counter("table reads in flight", static_cast<double>(queue_->in_flight()));
 }
 
 void RecordStore::finish(std::size_t i, std::int64_t got) {
@@ -380,9 +387,9 @@ std::vector<RecordFailure> RecordLease::wait() {
     if (entry.state == RecordStore::State::failed) failures.push_back({token, entry.code, entry.message});
   }
   if (waits) {
-    store_->stats_.stall_us +=
-        std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - start)
-            .count();
+    const auto end = std::chrono::steady_clock::now();
+    store_->stats_.stall_us += std::chrono::duration_cast<std::chrono::microseconds>(end - start).count();
+    if (store_->trace_ != nullptr) store_->trace_->span("waiting for rows", "table", start, end);
   }
   return failures;
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/trace.h"
 #include "core/workspace.h"
 #include "io/read_queue.h"
 #include "tables/frequency_lists.h"
@@ -75,6 +76,9 @@ class RecordStore {
   /// Gives up all that is kept and nobody holds: what follows is cold.
   void drop();
 
+  /// Writes how many reads are in flight, and every wait for one, to a timeline; null: no longer.
+  void trace(TraceWriter* to) { trace_ = to; }
+
   const TableStats& stats() const { return stats_; }
   std::int64_t capacity() const { return capacity_; }  ///< records that the budget holds
   std::int64_t kept() const { return lists_.size(); }  ///< records in memory that nobody holds
@@ -114,6 +118,7 @@ class RecordStore {
   bool forget_one_ahead();
   void start_pending();
   void collect(bool wait);
+  void trace_in_flight() const;
   void finish(std::size_t stage, std::int64_t got);
   void fill(Entry& entry, const char* bytes, std::int64_t got);
   ReadJob job_of(std::size_t stage) const;
@@ -136,6 +141,7 @@ class RecordStore {
   std::int64_t ahead_count_ = 0, ahead_number_ = 0;
   std::vector<ReadResult> results_;
   TableStats stats_;
+  TraceWriter* trace_ = nullptr;
 };
 
 /// Records in use: they stay in memory, where they are, until the lease ends.

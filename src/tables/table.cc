@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "io/row_format.h"
 #include "tables/record_error.h"
 
 namespace stem {
@@ -37,25 +38,20 @@ namespace {
 std::pair<const TensorInfo*, std::optional<WeightFormat>> table_tensor(const Safetensors& file,
                                                                        const TableShape& shape) {
   const TensorInfo& info = file.info("stem.table");
-  const auto said = file.metadata().find("stem.table");
+  const auto format = row_format(file, "stem.table");
   std::vector<std::int64_t> expected{shape.vocab, shape.layers, shape.width};
-  if (said == file.metadata().end()) {
+  if (!format) {
     if (info.shape != expected || (info.dtype != DType::f32 && info.dtype != DType::bf16)) {
       fail(ErrorCode::kMismatch, "{}: stem.table: expected F32 or BF16 [{}] (from config.json), found {}",
            file.path(), fmt::join(expected, ", "), info.described());
     }
     return {&info, std::nullopt};
   }
-  const auto format = weight_format(said->second);
-  if (!format || *format == WeightFormat::bf16) {
-    fail(ErrorCode::kFormat, "{}: __metadata__: stem.table: expected int8, int4 or int4_f16, found \"{}\"",
-         file.path(), said->second.substr(0, 40));
-  }
   expected = {shape.vocab, shape.layers * stored_row_bytes(*format, shape.width)};
   if (info.shape != expected || info.dtype != DType::u8) {
     fail(ErrorCode::kMismatch,
          "{}: stem.table: expected U8 [{}] ({} rows of {} values, from config.json), found {}", file.path(),
-         fmt::join(expected, ", "), said->second, shape.width, info.described());
+         fmt::join(expected, ", "), name_of(*format), shape.width, info.described());
   }
   return {&info, format};
 }

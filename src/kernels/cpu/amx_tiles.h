@@ -24,6 +24,22 @@
           _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16\")")
 #define STEM_AMX_END _Pragma("GCC pop_options") _Pragma("GCC diagnostic pop")
 
+namespace stem::cpu::amx {
+
+// Outside the code for special instructions: functions may be inlined where more of those are allowed than
+// they use themselves, not fewer.
+
+/// Mask of the first n of 16 or 32 lanes.
+inline __mmask16 first16(std::int64_t n) {
+  return n >= 16 ? static_cast<__mmask16>(0xffff)
+                 : static_cast<__mmask16>((1u << std::max<std::int64_t>(n, 0)) - 1);
+}
+inline __mmask32 first32(std::int64_t n) {
+  return n >= 32 ? 0xffffffffu : (1u << std::max<std::int64_t>(n, 0)) - 1;
+}
+
+}  // namespace stem::cpu::amx
+
 STEM_AMX_BEGIN
 
 namespace stem::cpu::amx {
@@ -84,15 +100,6 @@ inline void transpose(__m512i (&r)[16]) {
     t[12 + j] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
   }
   std::memcpy(r, t, sizeof(t));
-}
-
-/// Mask of the first n of 16 or 32 lanes.
-inline __mmask16 first16(std::int64_t n) {
-  return n >= 16 ? static_cast<__mmask16>(0xffff)
-                 : static_cast<__mmask16>((1u << std::max<std::int64_t>(n, 0)) - 1);
-}
-inline __mmask32 first32(std::int64_t n) {
-  return n >= 32 ? 0xffffffffu : (1u << std::max<std::int64_t>(n, 0)) - 1;
 }
 
 /// Rows of k-contiguous values as a tile: `rows` of 16 rows, `depth` of 32 values, the rest zero.

@@ -243,6 +243,12 @@ void attention_backward(Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In 
   vector_kernels().attention_backward(d_q, d_k, d_v, d_y, q, k, v, y, lse, heads, segments);
 }
 
+void attention_invariant(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments) {
+  if (k.dtype == DType::bf16 && amx_supported())
+    return amx_attention_forward(y, {}, q, k, v, heads, segments);
+  vector_kernels().attention_invariant(y, q, k, v, heads, segments);
+}
+
 }  // namespace
 
 HWY_EXPORT(attention_kernels);
@@ -255,7 +261,7 @@ const AttentionKernels& vector_kernels() {
 }  // namespace
 
 AttentionKernels attention_kernels() {
-  return {attention_forward, attention_backward, vector_kernels().attention_invariant};
+  return {attention_forward, attention_backward, attention_invariant};
 }
 
 }  // namespace stem::cpu

@@ -1,6 +1,6 @@
 // Attention on AMX tiles (FlashAttention: blocks of queries against blocks of keys, never [T, T]).
 //
-// Forward, 32 queries at a time:  S = Q Kᵀ/√A    P = exp(S − max)    Y = P V / Σ P
+// Forward, 32 rows of queries at a time:  S = Q Kᵀ/√A    P = exp(S − max)    Y = P V / Σ P
 // Backward, transposed, so that a query is a lane and what belongs to it (lse, D = d_y·y) a vector:
 //   Pᵀ = exp(K Qᵀ/√A − lse)    dSᵀ = Pᵀ ⊙ (V d_Yᵀ − D)/√A
 //   d_V += Pᵀ d_Y    d_K += dSᵀ Q    d_Qᵀ += Kᵀ dSᵀ
@@ -109,10 +109,22 @@ class Parts {
 };
 
 // ---- forward ----
+//
+// A block has 32 rows. Row r of a piece of work is one of the query heads that share a key head, at one
+// query: query r / group, head r % group of them. So one query alone, while decoding, still brings `group`
+// rows.
 
 struct ForwardWork {
   const Segment* segment;
-  std::int64_t kv_head, first_query;
+  std::int64_t kv_head, first_query, queries;
+
+  std::int64_t keys() const { return segment->k_len - segment->q_len + first_query + queries; }
+};
+
+/// Keys and values as the products read them, of one key head: from `first` on, to `steps` steps of 32.
+struct PackedKeys {
+  const bf16 *keys, *values;
+  std::int64_t first, steps;
 };
 
 struct ForwardScratch {
@@ -121,21 +133,59 @@ struct ForwardScratch {
   float *scores, *output;  // [32, kKeys], [32, padded A]
   float top[kBlock], total[kBlock];
 
-  static std::int64_t bytes(std::int64_t longest, std::int64_t width) {
-    const std::int64_t values = blocks(longest) * blocks(width) * 2 * kTile;
+  /// `keys`: of the longest piece of work whose keys are packed as a whole, at least kKeys.
+  static std::int64_t bytes(std::int64_t keys, std::int64_t width) {
+    const std::int64_t values = blocks(keys) * blocks(width) * 2 * kTile;
     return 2 * (2 * values + blocks(width) * 2 * kTile + kBlock * kKeys) +
            4 * kBlock * (kKeys + blocks(width) * kBlock) + 6 * 64;
   }
-  ForwardScratch(char* memory, std::int64_t longest, std::int64_t width) {
+  ForwardScratch(char* memory, std::int64_t most_keys, std::int64_t width) {
     Parts parts(memory);
-    keys = parts.take<bf16>(blocks(longest) * blocks(width) * 2 * kTile);
-    values = parts.take<bf16>(blocks(longest) * blocks(width) * 2 * kTile);
+    keys = parts.take<bf16>(blocks(most_keys) * blocks(width) * 2 * kTile);
+    values = parts.take<bf16>(blocks(most_keys) * blocks(width) * 2 * kTile);
     queries = parts.take<bf16>(blocks(width) * 2 * kTile);
     probabilities = parts.take<bf16>(kBlock * kKeys);
     scores = parts.take<float>(kBlock * kKeys);
     output = parts.take<float>(kBlock * blocks(width) * kBlock);
   }
+  PackedKeys pack(const In& k, const In& v, const ForwardWork& work, std::int64_t first, std::int64_t count,
+                  std::int64_t width) const {
+    const std::int64_t row = work.segment->k_row + first, steps = blocks(count), wide = blocks(width);
+    const In key = head_of(k, row, count, work.kv_head, width),
+             value = head_of(v, row, count, work.kv_head, width);
+    for (std::int64_t s = 0; s < steps; ++s) {
+      // Rows of one head lie apart: the hardware does not see the next ones coming.
+      for (std::int64_t i = (s + 1) * kBlock; i < std::min(count, (s + 2) * kBlock); ++i) {
+        for (std::int64_t a = 0; a < width; a += 32) {
+          _mm_prefetch(reinterpret_cast<const char*>(key.row<bf16>(i) + a), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(value.row<bf16>(i) + a), _MM_HINT_T0);
+        }
+      }
+      for (std::int64_t a = 0; a < wide; ++a) {
+        pack_columns(keys + (s * wide + a) * 2 * kTile, key, true, a * kBlock, s * kBlock);
+        pack_columns(values + (a * steps + s) * 2 * kTile, value, false, s * kBlock, a * kBlock);
+      }
+    }
+    return {keys, values, first, steps};
+  }
 };
+
+/// A row of queries in the tiles of Q, rounded to bf16; `row` of 32.
+void pack_query(bf16* tiles, std::int64_t row, const In& q, std::int64_t at, std::int64_t col,
+                std::int64_t width) {
+  bf16* to = tiles + row / 16 * kTile + row % 16 * 32;
+  for (std::int64_t a = 0; a < width; a += 32, to += 2 * kTile) {
+    __m512i values;
+    if (q.dtype == DType::bf16) {
+      values = _mm512_maskz_loadu_epi16(first32(width - a), q.row<bf16>(at) + col + a);
+    } else {
+      const float* const from = q.row<float>(at) + col + a;
+      values = narrow(_mm512_maskz_loadu_ps(first16(width - a), from),
+                      _mm512_maskz_loadu_ps(first16(width - a - 16), from + 16));
+    }
+    _mm512_store_si512(to, values);
+  }
+}
 
 /// One row of scores to probabilities in the tiles of P: `seen` of the chunk's keys count. Returns what the
 /// row's output so far is to be multiplied with.
@@ -170,50 +220,69 @@ inline float softmax_row(ForwardScratch& s, std::int64_t row, std::int64_t seen,
   return rescale;
 }
 
-/// Queries [first, first + 32) of the segment for one head.
-void attend(Out y, Out lse, const In& q, const Segment& seg, std::int64_t head, std::int64_t first,
-            std::int64_t width, std::int64_t key_steps, ForwardScratch& s) {
-  const std::int64_t rows = std::min(kBlock, seg.q_len - first), row = seg.q_row + first;
-  const std::int64_t before = seg.k_len - seg.q_len + first;  // keys that come before the first query's own
-  const std::int64_t wide = blocks(width) * kBlock, keys = before + rows;
-  const Panels queries(head_of(q, row, rows, head, width), s.queries);
-  std::fill_n(s.top, kBlock, kHidden);
-  std::fill_n(s.total, kBlock, 0.0f);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-  for (std::int64_t chunk = 0; chunk < keys; chunk += kKeys) {
-    const std::int64_t columns = blocks(std::min(kKeys, keys - chunk)) * kBlock;
-    for (std::int64_t j = 0; j < columns; j += kBlock)
-      multiply(s.scores + j, kKeys, {}, queries[0], s.keys + (chunk + j) * wide, wide);
-    for (std::int64_t i = 0; i < kBlock; ++i) {
-      // Rows beyond the segment see nothing; they only fill the tiles.
-      const std::int64_t seen = i < rows ? std::clamp<std::int64_t>(before + i + 1 - chunk, 0, columns) : 0;
-      if (seen == 0) {
-        for (std::int64_t j = 0; j < columns; j += 32)
-          _mm512_store_si512(s.probabilities + i / 16 * kTile + i % 16 * 32 + j / 32 * 2 * kTile,
-                             _mm512_setzero_si512());
-        continue;
+/// What the rows of one block have in common.
+struct Attend {
+  Out y, lse;
+  const In &q, &k, &v;
+  const ForwardWork& work;
+  std::int64_t group, width;
+
+  /// Rows [first, first + rows) of the work. Keys are packed chunk by chunk where `whole` does not hold them.
+  void block(std::int64_t first, std::int64_t rows, const PackedKeys* whole, ForwardScratch& s) const {
+    const Segment& seg = *work.segment;
+    const auto query = [&](std::int64_t i) { return work.first_query + (first + i) / group; };
+    const auto head = [&](std::int64_t i) { return work.kv_head * group + (first + i) % group; };
+    const std::int64_t before = seg.k_len - seg.q_len, keys = before + query(rows - 1) + 1;
+    const std::int64_t wide = blocks(width) * kBlock;
+    if (rows < kBlock)
+      std::memset(static_cast<void*>(s.queries), 0, static_cast<std::size_t>(kBlock * wide * 2));
+    for (std::int64_t i = 0; i < rows; ++i)
+      pack_query(s.queries, i, q, seg.q_row + query(i), head(i) * width, width);
+    std::fill_n(s.top, kBlock, kHidden);
+    std::fill_n(s.total, kBlock, 0.0f);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+    for (std::int64_t chunk = 0; chunk < keys; chunk += kKeys) {
+      const std::int64_t columns = blocks(std::min(kKeys, keys - chunk)) * kBlock;
+      const PackedKeys packed =
+          whole != nullptr ? *whole : s.pack(k, v, work, chunk, std::min(kKeys, keys - chunk), width);
+      const std::int64_t at = chunk - packed.first;
+      for (std::int64_t j = 0; j < columns; j += kBlock)
+        multiply(s.scores + j, kKeys, {}, Panels::packed_panel(s.queries), packed.keys + (at + j) * wide,
+                 wide);
+      for (std::int64_t i = 0; i < kBlock; ++i) {
+        // Rows beyond the last see nothing; they only fill the tiles.
+        const std::int64_t seen =
+            i < rows ? std::clamp<std::int64_t>(before + query(i) + 1 - chunk, 0, columns) : 0;
+        if (seen == 0) {
+          for (std::int64_t j = 0; j < columns; j += 32)
+            _mm512_store_si512(s.probabilities + i / 16 * kTile + i % 16 * 32 + j / 32 * 2 * kTile,
+                               _mm512_setzero_si512());
+          continue;
+        }
+        const __m512 rescale = _mm512_set1_ps(softmax_row(s, i, seen, columns, scale));
+        if (chunk == 0) continue;
+        for (std::int64_t a = 0; a < wide; a += 16) {
+          float* const to = s.output + i * wide + a;
+          _mm512_store_ps(to, _mm512_mul_ps(_mm512_load_ps(to), rescale));
+        }
       }
-      const __m512 rescale = _mm512_set1_ps(softmax_row(s, i, seen, columns, scale));
-      if (chunk == 0) continue;
+      for (std::int64_t a = 0; a < wide; a += kBlock)
+        multiply(s.output + a, wide, chunk > 0 ? Start{s.output + a, wide} : Start{},
+                 Panels::packed_panel(s.probabilities), packed.values + (a * packed.steps + at) * kBlock,
+                 columns);
+    }
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const __m512 inverse = _mm512_set1_ps(1.0f / s.total[i]);
       for (std::int64_t a = 0; a < wide; a += 16) {
-        float* const at = s.output + i * wide + a;
-        _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), rescale));
+        float* const to = s.output + i * wide + a;
+        _mm512_store_ps(to, _mm512_mul_ps(_mm512_load_ps(to), inverse));
       }
+      const std::int64_t row = seg.q_row + query(i);
+      if (lse) lse.row<float>(row)[head(i)] = s.top[i] + std::log(s.total[i]);
+      write(y, row, head(i) * width, s.output + i * wide, wide, 1, width, {});
     }
-    for (std::int64_t a = 0; a < wide; a += kBlock)
-      multiply(s.output + a, wide, chunk > 0 ? Start{s.output + a, wide} : Start{},
-               Panels::packed_panel(s.probabilities), s.values + (a * key_steps + chunk) * kBlock, columns);
   }
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const __m512 inverse = _mm512_set1_ps(1.0f / s.total[i]);
-    for (std::int64_t a = 0; a < wide; a += 16) {
-      float* const at = s.output + i * wide + a;
-      _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), inverse));
-    }
-    if (lse) lse.row<float>(row + i)[head] = s.top[i] + std::log(s.total[i]);
-  }
-  write(y, row, head * width, s.output, wide, rows, width, {});
-}
+};
 
 // ---- backward ----
 
@@ -383,34 +452,37 @@ void amx_attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::s
   thread_local std::vector<ForwardWork> work_store;
   thread_local Buffer memory;
   work_store.clear();
+  const std::int64_t width = heads.width, group = heads.query / heads.key_value;
+  std::int64_t most_keys = kKeys, pairs = 0;
   for (const Segment& segment : segments) {
+    pairs += segment.q_len * segment.k_len * heads.query * width;
     for (std::int64_t h = 0; h < heads.key_value; ++h) {
-      for (std::int64_t i = 0; i < segment.q_len; i += kQueriesPerItem)
-        work_store.push_back({&segment, h, i});
+      for (std::int64_t i = 0; i < segment.q_len; i += kQueriesPerItem) {
+        const ForwardWork work{&segment, h, i, std::min(kQueriesPerItem, segment.q_len - i)};
+        if (work.queries * group > kBlock) most_keys = std::max(most_keys, work.keys());
+        work_store.push_back(work);
+      }
     }
   }
-  const std::int64_t width = heads.width, group = heads.query / heads.key_value,
-                     longest = longest_keys(segments);
-  const std::int64_t bytes = (ForwardScratch::bytes(longest, width) + 63) / 64 * 64;
+  const std::int64_t bytes = (ForwardScratch::bytes(most_keys, width) + 63) / 64 * 64;
   char* const scratch = scratch_of(memory, bytes);
   const ForwardWork* const works = work_store.data();
   const auto count = static_cast<std::int64_t>(work_store.size());
-#pragma omp parallel if (q.size() > kParallelElements)
+#pragma omp parallel if (pairs > 4 * kParallelElements)
   {
-    const TileConfig tiles;
-    _tile_loadconfig(&tiles);
-    ForwardScratch s(scratch + bytes * omp_get_thread_num(), longest, width);
+    static constexpr TileConfig kTiles{};
+    _tile_loadconfig(&kTiles);
+    ForwardScratch s(scratch + bytes * omp_get_thread_num(), most_keys, width);
 #pragma omp for schedule(dynamic, 1)
     for (std::int64_t w = 0; w < count; ++w) {
-      const Segment& seg = *works[w].segment;
-      const std::int64_t first = works[w].first_query, end = std::min(seg.q_len, first + kQueriesPerItem);
-      const std::int64_t keys = seg.k_len - seg.q_len + end;
-      pack_all(s.keys, head_of(k, seg.k_row, keys, works[w].kv_head, width), true);
-      pack_all(s.values, head_of(v, seg.k_row, keys, works[w].kv_head, width), false);
-      for (std::int64_t h = works[w].kv_head * group; h < (works[w].kv_head + 1) * group; ++h) {
-        for (std::int64_t i = first; i < end; i += kBlock)
-          attend(y, lse, q, seg, h, i, width, blocks(keys), s);
+      const Attend attend{y, lse, q, k, v, works[w], group, width};
+      const std::int64_t rows = works[w].queries * group;
+      if (rows <= kBlock) {
+        attend.block(0, rows, nullptr, s);
+        continue;
       }
+      const PackedKeys packed = s.pack(k, v, works[w], 0, works[w].keys(), width);
+      for (std::int64_t i = 0; i < rows; i += kBlock) attend.block(i, std::min(kBlock, rows - i), &packed, s);
     }
     _tile_release();
   }
@@ -427,8 +499,8 @@ void amx_attention_backward(Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v,
   const auto count = static_cast<std::int64_t>(segments.size()) * heads.key_value;
 #pragma omp parallel if (q.size() > kParallelElements)
   {
-    const TileConfig tiles;
-    _tile_loadconfig(&tiles);
+    static constexpr TileConfig kTiles{};
+    _tile_loadconfig(&kTiles);
     BackwardScratch s(scratch + bytes * omp_get_thread_num(), longest, width);
 #pragma omp for schedule(dynamic, 1)
     for (std::int64_t w = 0; w < count; ++w) {

@@ -97,13 +97,13 @@ TEST(Attention, BackwardDoesNotDependOnThreads) {
 }
 
 // A cache of keys that is longer than the queries, read from a row of its own, in chunks of every size: the
-// bits are those of the whole, and those of the training kernel.
+// bits are those of the whole.
 TEST(Attention, InvariantOverChunksBatchAndThreads) {
   constexpr std::pair<DType, DType> kTypes[] = {
       {DType::f32, DType::f32}, {DType::bf16, DType::bf16}, {DType::f32, DType::bf16}};  // q and y; k and v
   for (const auto& [type, stored] : kTypes) {
     for (const Heads& heads : kHeads) {
-      const std::int64_t length = 150, before = 37;
+      const std::int64_t length = 280, before = 37;  // keys in two chunks of 256, where those are used
       const std::int64_t wide = heads.query * heads.width, narrow = heads.key_value * heads.width;
       const Matrix q = Matrix(type, length, wide).randomise(1, 4);
       const Matrix k = Matrix(stored, before + length, narrow).randomise(2, 4);
@@ -112,10 +112,13 @@ TEST(Attention, InvariantOverChunksBatchAndThreads) {
       const Segment whole{0, length, before, length};
       cpu.attention.attention_invariant(all, q, k, v, heads, {&whole, 1});
       oracle.attention.attention_invariant(want, q, k, v, heads, {&whole, 1});
-      expect_close(all, want, 1e-5, "y");
+      if (stored == DType::bf16)  // perhaps on tiles, which round queries and probabilities to bf16
+        EXPECT_LE(error_norm(all, want), 4e-3);
+      else
+        expect_close(all, want, 1e-5, "y");
 
       const Threads threads(3);
-      for (const std::int64_t chunk : {1, 7, 64, 100}) {
+      for (const std::int64_t chunk : {1, 7, 64, 100}) {  // of queries
         Matrix chunked(type, length, wide);
         for (std::int64_t first = 0; first < length; first += chunk) {
           const std::int64_t count = std::min(chunk, length - first);

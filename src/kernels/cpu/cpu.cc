@@ -9,6 +9,8 @@
 
 #include "hwy/highway.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/gemm_amx.h"
+#include "kernels/cpu/served_panels.h"
 
 namespace stem {
 namespace {
@@ -48,6 +50,19 @@ Kernels make_kernels() {
   return kernels;
 }
 
+// The vector instructions that Highway's kernels use.
+std::string hwy_target() {
+  const auto targets = hwy::SupportedTargets();
+#if HWY_ARCH_X86
+  return (targets & HWY_AVX3) != 0   ? "avx512"
+         : (targets & HWY_AVX2) != 0 ? "avx2"
+         : (targets & HWY_SSE4) != 0 ? "sse4"
+                                     : "scalar";
+#else
+  return hwy::TargetName(targets & -targets);
+#endif
+}
+
 // libgomp read OMP_NUM_THREADS and the affinity mask before main.
 const int initial_threads = omp_get_max_threads();
 
@@ -72,17 +87,20 @@ int cpu_threads() {
 }
 
 std::string cpu_description() {
-  std::string text = cpu::gemm_instruction_set();
-  const auto targets = hwy::SupportedTargets();
-#if HWY_ARCH_X86
-  text += (targets & HWY_AVX3) != 0   ? "avx512"
-          : (targets & HWY_AVX2) != 0 ? "avx2"
-          : (targets & HWY_SSE4) != 0 ? "sse4"
-                                      : "scalar";
-#else
-  text += hwy::TargetName(targets & -targets);
-#endif
-  return text;
+  return cpu::gemm_instruction_set() + hwy_target();
+}
+
+std::vector<KernelChoice> cpu_kernel_choices() {
+  const bool tiles = cpu::amx_supported(), vnni = cpu::vnni_supported();
+  const std::string vectors = "vectors (" + hwy_target() + ")";
+  const std::string for_prompts = tiles ? "AMX-BF16 tiles" : vnni ? "AVX-512 VNNI" : vectors;
+  return {{"training, bf16 products and attention", tiles ? "AMX-BF16 tiles" : "oneDNN, " + vectors},
+          {"training, f32", "oneDNN, " + vectors},
+          {"bf16 weights", tiles ? "AMX-BF16 tiles" : vectors},
+          {"int8 and int4 weights, prompts", for_prompts},
+          {"int8 and int4 weights, token by token", vnni ? "AVX-512 VNNI" : vectors},
+          {"attention to bf16 keys", tiles ? "AMX-BF16 tiles" : vectors},
+          {"everything else", vectors}};
 }
 
 }  // namespace stem

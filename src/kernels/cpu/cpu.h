@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "kernels/kernels.h"
 
@@ -15,6 +16,12 @@ int cpu_threads();
 
 /// Instruction sets in use, for `stem info` and logs, for example "amx-bf16 avx512".
 std::string cpu_description();
+
+/// What runs on this CPU, part by part, and why where it is not the fastest there is.
+struct KernelChoice {
+  std::string work, choice;
+};
+std::vector<KernelChoice> cpu_kernel_choices();
 
 /// Measures for about 30 ms whether bf16 GEMM beats f32 at [rows, inner] x [cols, inner]ᵀ on this machine.
 bool bf16_gemm_is_faster(std::int64_t rows, std::int64_t inner, std::int64_t cols);

@@ -1,5 +1,5 @@
 // Weights for inference: packing, rows of embeddings, and the products that have no instruction set to
-// themselves (served_avx512.cc and gemm_amx.cc do).
+// themselves (served_avx512.cc, served_amx.cc and linear_amx.cc do).
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -46,16 +46,15 @@ struct OpenGroup {
 void open_group(const IntegerProduct& p, const PanelLayout& layout, const std::uint8_t* panel, std::int64_t g,
                 OpenGroup& open) {
   const std::uint8_t* const scales = panel + layout.first_scale + g * layout.scales;
-  const auto half = [&](std::int64_t i) {
-    std::uint16_t bits;
-    std::memcpy(&bits, scales + 2 * i, sizeof(bits));
-    return from_half(bits);
-  };
+  const auto* const head = reinterpret_cast<const float*>(panel);
   for (std::int64_t n = 0; n < kPanelRows; ++n) {
-    open.scale[n] = p.w.format == WeightFormat::int4 ? static_cast<float>(scales[n]) : half(n);
-    open.offset[n] = p.w.format == WeightFormat::int4       ? static_cast<float>(scales[kPanelRows + n])
-                     : p.w.format == WeightFormat::int4_f16 ? half(kPanelRows + n)
-                                                            : 0.0f;
+    if (p.w.format == WeightFormat::int4) {
+      open.scale[n] = head[n] * static_cast<float>(scales[n]);
+      open.offset[n] = head[kPanelRows + n] * static_cast<float>(scales[kPanelRows + n]);
+    } else {
+      open.scale[n] = half_at(scales, n);
+      open.offset[n] = p.w.format == WeightFormat::int4_f16 ? half_at(scales, kPanelRows + n) : 0.0f;
+    }
   }
   const std::uint8_t* const from = panel + layout.first_integer + g * layout.integers;
   if (p.w.format == WeightFormat::int8) {
@@ -74,14 +73,13 @@ constexpr std::int64_t kRowBlock = 32;
 void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int64_t panel,
                     std::int64_t first, std::int64_t last) {
   const std::uint8_t* const at = p.panel(panel);
-  alignas(64) float scaled[kRowBlock][kPanelRows] = {};
-  alignas(64) float offsets[kRowBlock][kPanelRows] = {};
+  alignas(64) float y[kRowBlock][kPanelRows] = {};
   OpenGroup open;
   for (std::int64_t g = 0; g < layout.groups; ++g) {
     open_group(p, layout, at, g, open);
     for (std::int64_t r = first; r < last; ++r) {
       const std::int64_t i = r * layout.groups + g;
-      const std::int8_t* const q = p.x.group(r, g);
+      const std::int8_t* const q = p.x.q + p.x.group(r, g);
       for (std::int64_t v = 0; v < kVectors; ++v) {
         IntVec sum = hn::Set(Ints(), p.w.format == WeightFormat::int8 ? p.x.shift[i] : 0);
         for (std::int64_t j = 0; j < kWeightGroup / 4; ++j) {
@@ -89,27 +87,18 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
           sum = add_quad(sum, hn::LoadU(Words(), reinterpret_cast<const std::uint32_t*>(bytes)), q + 4 * j);
         }
         const Vec part = hn::Mul(hn::ConvertTo(Floats(), sum), set(p.x.scale[i]));
-        float* const to = scaled[r - first] + v * kLanes;
-        float* const other = offsets[r - first] + v * kLanes;
-        store(hn::MulAdd(part, load(open.scale + v * kLanes), load(to)), to);
-        store(hn::MulAdd(set(p.x.sum[i]), load(open.offset + v * kLanes), load(other)), other);
+        float* const to = y[r - first] + v * kLanes;
+        Vec value = hn::MulAdd(part, load(open.scale + v * kLanes), load(to));
+        if (p.w.format != WeightFormat::int8)
+          value = hn::MulAdd(set(p.x.sum[i]), load(open.offset + v * kLanes), value);
+        store(value, to);
       }
     }
   }
   const std::int64_t outs = std::min(kPanelRows, p.w.rows - panel * kPanelRows);
-  const auto* const head = reinterpret_cast<const float*>(at);
   for (std::int64_t r = first; r < last; ++r) {
-    float* const values = scaled[r - first];
-    for (std::int64_t v = 0; v < kPanelRows; v += kLanes) {
-      const Vec other = load(offsets[r - first] + v);
-      if (p.w.format == WeightFormat::int4)
-        store(hn::MulAdd(load(head + kPanelRows + v), other, hn::Mul(load(head + v), load(values + v))),
-              values + v);
-      else if (p.w.format == WeightFormat::int4_f16)
-        store(hn::Add(load(values + v), other), values + v);
-    }
-    float* const y = p.y.row<float>(r) + panel * kPanelRows;
-    for (std::int64_t n = 0; n < outs; ++n) y[n] = p.accumulate ? y[n] + values[n] : values[n];
+    float* const to = p.y.row<float>(r) + panel * kPanelRows;
+    for (std::int64_t n = 0; n < outs; ++n) to[n] = p.accumulate ? to[n] + y[r - first][n] : y[r - first][n];
   }
 }
 
@@ -119,15 +108,14 @@ void integer_product(const IntegerProduct& p, In from) {
 #pragma omp parallel for schedule(static) if (from.size() > kParallelElements)
   for (std::int64_t row = 0; row < x.rows; ++row) {
     for (std::int64_t g = 0; g < x.groups; ++g) {
-      const std::int64_t at = row * x.groups + g,
-                         count = std::min(kWeightGroup, from.cols - g * kWeightGroup);
-      std::int8_t* const q = x.group(row, g);
+      const std::int64_t count = std::min(kWeightGroup, from.cols - g * kWeightGroup);
+      std::int8_t* const q = x.q + x.group(row, g);
+      float scale = 0.0f;
       quantise_activations({from.row<float>(row) + g * kWeightGroup, static_cast<std::size_t>(count)}, q,
-                           x.scale + at);
+                           &scale);
       std::int32_t total = 0;
       for (std::int64_t i = 0; i < kWeightGroup; ++i) total += q[i];
-      x.sum[at] = x.scale[at] * static_cast<float>(total);
-      x.shift[at] = -static_cast<std::int32_t>(kIntegerOffset) * total;
+      x.note(row, g, scale, total);
     }
   }
   const std::int64_t panels = panel_count(p.w.rows), blocks = (x.rows + kRowBlock - 1) / kRowBlock;
@@ -223,24 +211,20 @@ void pack(void* to, const StoredMatrix& from) {
 }
 
 /// Memory of the activations of one product; the engine's thread calls, all threads read.
-Activations activations(const In& x, std::int64_t groups) {
+Activations activations(const In& x, std::int64_t groups, bool wide) {
   thread_local Buffer memory;
   const std::int64_t rows = (x.rows + 31) / 32 * 32;  // whole blocks of tiles
-  const std::int64_t q = (rows * groups * kWeightGroup + 63) / 64 * 64,
-                     floats = (rows * groups * 4 + 63) / 64 * 64;
-  const auto needed = static_cast<std::size_t>(q + 3 * floats);
+  const std::int64_t values = rows * groups * kWeightGroup * (wide ? 2 : 1), floats = rows * groups * 4;
+  const auto needed = static_cast<std::size_t>(values + 3 * floats);
   if (memory.size() < needed) memory = Buffer(needed);
-  auto* at = static_cast<char*>(memory.data());
-  Activations a{x.rows,
-                groups,
-                reinterpret_cast<std::int8_t*>(at),
-                reinterpret_cast<float*>(at + q),
-                reinterpret_cast<float*>(at + q + floats),
-                reinterpret_cast<std::int32_t*>(at + q + 2 * floats)};
-  for (std::int64_t row = x.rows; row < rows; ++row) {
-    for (std::int64_t g = 0; g < groups; ++g) std::memset(a.group(row, g), 0, kWeightGroup);
-  }
-  return a;
+  auto* const at = static_cast<char*>(memory.data());
+  return {x.rows,
+          groups,
+          wide ? nullptr : reinterpret_cast<std::int8_t*>(at),
+          wide ? reinterpret_cast<bf16*>(at) : nullptr,
+          reinterpret_cast<float*>(at + values),
+          reinterpret_cast<float*>(at + values + floats),
+          reinterpret_cast<std::int32_t*>(at + values + 2 * floats)};
 }
 
 void linear(Out y, In x, const ServedMatrix& w, bool accumulate) {
@@ -250,7 +234,9 @@ void linear(Out y, In x, const ServedMatrix& w, bool accumulate) {
     if (amx_supported()) return amx_linear(y, x, w.data, w.rows, accumulate);
     return linear_invariant_kernel()(y, x, rows_of(w), accumulate);
   }
-  const IntegerProduct product{y, activations(x, weight_groups(w.cols)), w, accumulate};
+  const bool tiles = amx_supported() && x.rows >= kTileRowsFrom;
+  const IntegerProduct product{y, activations(x, weight_groups(w.cols), tiles), w, accumulate};
+  if (tiles) return integer_product_amx(product, x);
   if (vnni_supported()) return integer_product_avx512(product, x);
   integer_product_vectors(product, x);
 }
@@ -268,11 +254,6 @@ void gather_row(float* to, const ServedMatrix& w, std::int64_t row) {
   const auto* const panel = static_cast<const std::uint8_t*>(w.data) + row / kPanelRows * layout.bytes;
   const std::int64_t n = row % kPanelRows;
   const auto* const head = reinterpret_cast<const float*>(panel);
-  const auto half = [&](const std::uint8_t* at) {
-    std::uint16_t bits;
-    std::memcpy(&bits, at, sizeof(bits));
-    return from_half(bits);
-  };
   for (std::int64_t k = 0; k < w.cols; ++k) {
     const std::int64_t g = k / kWeightGroup, i = k % kWeightGroup, half_group = kWeightGroup / 2;
     const std::uint8_t* const scales = panel + layout.first_scale + g * layout.scales;
@@ -282,12 +263,12 @@ void gather_row(float* to, const ServedMatrix& w, std::int64_t row) {
     };
     const auto nibble = [&] { return i < half_group ? byte(i) & 15 : byte(i - half_group) >> 4; };
     if (w.format == WeightFormat::int8)
-      to[k] = half(scales + 2 * n) * static_cast<float>(byte(i) - kIntegerOffset);
+      to[k] = half_at(scales, n) * static_cast<float>(byte(i) - kIntegerOffset);
     else if (w.format == WeightFormat::int4)
       to[k] = head[n] * static_cast<float>(scales[n]) * static_cast<float>(nibble()) +
               head[kPanelRows + n] * static_cast<float>(scales[kPanelRows + n]);
     else
-      to[k] = half(scales + 2 * n) * static_cast<float>(nibble()) + half(scales + 2 * (kPanelRows + n));
+      to[k] = half_at(scales, n) * static_cast<float>(nibble()) + half_at(scales, kPanelRows + n);
   }
 }
 

@@ -1,6 +1,6 @@
-// Integer weights times int8 activations with AVX-512 VNNI, and on AMX tiles where rows are many. Sums within
-// a group are integers, hence exact in any order; what follows them is the same sequence of f32 operations in
-// both, so the bits agree.
+// Integer weights times int8 activations with AVX-512 VNNI. Sums within a group are integers, hence exact in
+// any order; what follows them is the same sequence of f32 operations on tiles (served_amx.cc) and in plain
+// vectors (served.cc), so the bits agree.
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/gemm_amx.h"
@@ -9,10 +9,10 @@
 #if STEM_HAS_AMX
 #include <cpuid.h>
 
-#define STEM_VNNI_BEGIN                                                                          \
-  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")     \
-      _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") _Pragma("GCC push_options") _Pragma( \
-          "GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma,amx-tile,amx-int8\")")
+#define STEM_VNNI_BEGIN                                                                      \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") \
+      _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") _Pragma("GCC push_options")      \
+          _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma\")")
 #define STEM_VNNI_END _Pragma("GCC pop_options") _Pragma("GCC diagnostic pop")
 
 STEM_VNNI_BEGIN
@@ -20,27 +20,26 @@ STEM_VNNI_BEGIN
 namespace stem::cpu {
 namespace {
 
-/// Mask of the first n of 16 lanes. (Inlining wants functions of the very same instruction sets.)
-inline __mmask16 first16(std::int64_t n) {
-  return n >= 16 ? static_cast<__mmask16>(0xffff)
-                 : static_cast<__mmask16>((1u << std::max<std::int64_t>(n, 0)) - 1);
-}
+using amx::first16;
 
 constexpr std::int64_t kQuads = kWeightGroup / 4;  // vectors of a group
 
-// Scales of a group, 16 rows; offsets where the format has them.
+// What the 16 rows of a panel multiply the sums of one group with, and what they add for each unit of x.
 struct Scales {
   __m512 scale, offset;
 };
 template <WeightFormat kFormat>
-inline Scales load_scales(const std::uint8_t* at) {
+inline Scales load_scales(const std::uint8_t* panel, const std::uint8_t* at) {
   const auto half = [](const std::uint8_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   };
   const auto byte = [](const std::uint8_t* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
   };
-  if constexpr (kFormat == WeightFormat::int4) return {byte(at), byte(at + kPanelRows)};
+  if constexpr (kFormat == WeightFormat::int4) {
+    return {_mm512_mul_ps(_mm512_load_ps(panel), byte(at)),
+            _mm512_mul_ps(_mm512_load_ps(panel + 4 * kPanelRows), byte(at + kPanelRows))};
+  }
   if constexpr (kFormat == WeightFormat::int4_f16) return {half(at), half(at + 2 * kPanelRows)};
   return {half(at), _mm512_setzero_ps()};
 }
@@ -58,17 +57,6 @@ inline void load_integers(__m512i (&w)[kQuads], const std::uint8_t* at) {
       w[j + kQuads / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
     }
   }
-}
-
-// What the sums over groups make of a row's 16 outputs.
-template <WeightFormat kFormat>
-inline __m512 finish(const std::uint8_t* panel, __m512 scaled, __m512 offsets) {
-  if constexpr (kFormat == WeightFormat::int4) {
-    return _mm512_fmadd_ps(_mm512_load_ps(panel + 4 * kPanelRows), offsets,
-                           _mm512_mul_ps(_mm512_load_ps(panel), scaled));
-  }
-  if constexpr (kFormat == WeightFormat::int4_f16) return _mm512_add_ps(scaled, offsets);
-  return scaled;
 }
 
 /// Where the outputs of one panel go.
@@ -100,17 +88,17 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
   const std::uint8_t* const at = p.panel(panel);
   const std::uint8_t* scales = at + layout.first_scale;
   const std::uint8_t* integers = at + layout.first_integer;
-  __m512 scaled[kRows], offsets[kRows];
-  for (int r = 0; r < kRows; ++r) scaled[r] = offsets[r] = _mm512_setzero_ps();
+  __m512 y[kRows];
+  for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
   for (std::int64_t g = 0; g < layout.groups; ++g, scales += layout.scales, integers += layout.integers) {
     for (std::int64_t i = 0; i < layout.integers; i += 64)
       _mm_prefetch(reinterpret_cast<const char*>(integers + i + kAhead), _MM_HINT_T0);
-    const Scales s = load_scales<kFormat>(scales);
+    const Scales s = load_scales<kFormat>(at, scales);
     __m512i w[kQuads];
     load_integers<kFormat>(w, integers);
     for (int r = 0; r < kRows; ++r) {
       const std::int64_t i = (row + r) * layout.groups + g;
-      const std::int8_t* const values = x.group(row + r, g);
+      const std::int8_t* const values = x.q + x.group(row + r, g);
       __m512i sum = kFormat == WeightFormat::int8 ? _mm512_set1_epi32(x.shift[i]) : _mm512_setzero_si512();
       for (int j = 0; j < kQuads; ++j) {
         std::int32_t four;
@@ -118,13 +106,13 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
         sum = _mm512_dpbusd_epi32(sum, w[j], _mm512_set1_epi32(four));
       }
       const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(x.scale[i]));
-      scaled[r] = _mm512_fmadd_ps(part, s.scale, scaled[r]);
+      y[r] = _mm512_fmadd_ps(part, s.scale, y[r]);
       if constexpr (kFormat != WeightFormat::int8)
-        offsets[r] = _mm512_fmadd_ps(_mm512_set1_ps(x.sum[i]), s.offset, offsets[r]);
+        y[r] = _mm512_fmadd_ps(_mm512_set1_ps(x.sum[i]), s.offset, y[r]);
     }
   }
   const Outputs outputs(p, panel);
-  for (int r = 0; r < kRows; ++r) outputs.put(row + r, finish<kFormat>(at, scaled[r], offsets[r]));
+  for (int r = 0; r < kRows; ++r) outputs.put(row + r, y[r]);
 }
 
 template <WeightFormat kFormat>
@@ -135,171 +123,31 @@ void multiply_rows(const IntegerProduct& p, const PanelLayout& layout, std::int6
   for (; row < p.x.rows; ++row) multiply_panel<kFormat, 1>(p, layout, row, panel);
 }
 
-// ---- tiles
-//
-// A block is 16 or 32 rows of x times two panels. The tiles hold the sums of one group; those of kBatch
-// groups wait in the first-level cache until vectors scale them and add them up, in the same order as above.
-
-constexpr std::int64_t kTileRows = 16;
-constexpr std::int64_t kPanels = 2;
-constexpr std::int64_t kSums = kTileRows * kPanelRows;  // of a tile
-constexpr std::int64_t kBatch = 4;                      // groups: 16 kB of sums
-constexpr std::int64_t kTileRowsFrom = 9;               // rows of x from which tiles are faster than vectors
-
-// Tiles 0 … 3: 16 × 16 sums. 4, 7: 16 rows of x, 32 values of k. 5, 6: 8 times 4 values of k, for 16 outputs.
-struct alignas(64) IntegerTiles {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 32, 64, 64, 32};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 8, 8, 16};
-};
-
-/// Two panels taken apart, in the first- and second-level cache.
-struct OpenPanels {
-  std::int64_t first, count;  // panels of the matrix: one or two
-  const std::uint8_t* data[kPanels];
-  std::uint8_t* integers[kPanels];  // [groups][8][64]
-  float* scales;                    // [groups][2][16]
-  float* offsets;                   // [groups][2][16]
-};
-
 template <WeightFormat kFormat>
-void open_panel(const PanelLayout& layout, OpenPanels& open, std::int64_t i) {
-  const std::uint8_t* const at = open.data[i];
-  for (std::int64_t g = 0; g < layout.groups; ++g) {
-    const Scales s = load_scales<kFormat>(at + layout.first_scale + g * layout.scales);
-    _mm512_store_ps(open.scales + (g * kPanels + i) * kPanelRows, s.scale);
-    _mm512_store_ps(open.offsets + (g * kPanels + i) * kPanelRows, s.offset);
-    __m512i w[kQuads];
-    load_integers<kFormat>(w, at + layout.first_integer + g * layout.integers);
-    for (int j = 0; j < kQuads; ++j) _mm512_store_si512(open.integers[i] + (g * kQuads + j) * 64, w[j]);
+void multiply(const IntegerProduct& p, In from) {
+  const PanelLayout layout(kFormat, p.w.cols);
+  const std::int64_t panels = panel_count(p.w.rows);
+  // A few rows are quicker quantised than threads meet at a barrier.
+  const bool alone = p.x.rows < 4;
+  for (std::int64_t row = 0; alone && row < p.x.rows; ++row) quantise_row_avx512(p.x, from, row);
+#pragma omp parallel if (p.x.rows * p.w.rows * p.w.cols > 16 * kParallelElements)
+  {
+    if (!alone) {
+#pragma omp for schedule(static)
+      for (std::int64_t row = 0; row < p.x.rows; ++row) quantise_row_avx512(p.x, from, row);
+    }
+#pragma omp for schedule(static) nowait
+    for (std::int64_t panel = 0; panel < panels; ++panel) multiply_rows<kFormat>(p, layout, panel);
   }
 }
 
-/// sums [last − first][kTiles][2][16][16]: of each group, rows from `row` on, and panel.
-template <int kTiles>
-inline void tile_sums(const OpenPanels& open, const Activations& a, std::int64_t row, std::int64_t first,
-                      std::int64_t last, std::int32_t* sums) {
-  for (std::int64_t g = first; g < last; ++g, sums += kTiles * kPanels * kSums) {
-    _tile_loadd(4, a.group(row, g), kWeightGroup);
-    _tile_loadd(5, open.integers[0] + g * kQuads * 64, 64);
-    _tile_zero(0);
-    _tile_dpbsud(0, 4, 5);
-    _tile_loadd(6, open.integers[1] + g * kQuads * 64, 64);
-    _tile_zero(1);
-    _tile_dpbsud(1, 4, 6);
-    if constexpr (kTiles == 2) {
-      _tile_loadd(7, a.group(row + kTileRows, g), kWeightGroup);
-      _tile_zero(2);
-      _tile_dpbsud(2, 7, 5);
-      _tile_zero(3);
-      _tile_dpbsud(3, 7, 6);
-    }
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + kSums, 64);
-    if constexpr (kTiles == 2) {
-      _tile_stored(2, sums + 2 * kSums, 64);
-      _tile_stored(3, sums + 3 * kSums, 64);
-    }
-  }
-}
+}  // namespace
 
-/// What a block has summed over groups, for each row and panel.
-struct alignas(64) BlockSums {
-  float scaled[2 * kTileRows][kPanels][kPanelRows];
-  float offsets[2 * kTileRows][kPanels][kPanelRows];
-};
-
-/// Adds the sums of groups [first, last) of rows r … r + 3 of the block, which is at row `row` of x.
-template <WeightFormat kFormat, int kTiles>
-inline void scale_sums(const Activations& x, const OpenPanels& open, std::int64_t row, std::int64_t r,
-                       std::int64_t first, std::int64_t last, const std::int32_t* sums, BlockSums& block) {
-  constexpr int kRows = 4;
-  constexpr bool kOffsets = kFormat != WeightFormat::int8;
-  __m512 scaled[kRows][kPanels], offsets[kRows][kPanels];
-  for (int k = 0; k < kRows; ++k) {
-    for (int i = 0; i < kPanels; ++i) {
-      scaled[k][i] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(block.scaled[r + k][i]);
-      if constexpr (kOffsets)
-        offsets[k][i] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(block.offsets[r + k][i]);
-    }
-  }
-  sums += r / kTileRows * kPanels * kSums + r % kTileRows * kPanelRows;
-  for (std::int64_t g = first; g < last; ++g, sums += kTiles * kPanels * kSums) {
-    const float* const scale = open.scales + g * kPanels * kPanelRows;
-    const float* const offset = open.offsets + g * kPanels * kPanelRows;
-    for (int k = 0; k < kRows; ++k) {
-      const std::int64_t at = (row + r + k) * x.groups + g;
-      const __m512 factor = _mm512_set1_ps(x.scale[at]);
-      for (int i = 0; i < kPanels; ++i) {
-        __m512i sum = _mm512_load_si512(sums + i * kSums + k * kPanelRows);
-        if constexpr (!kOffsets) sum = _mm512_add_epi32(sum, _mm512_set1_epi32(x.shift[at]));
-        const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), factor);
-        scaled[k][i] = _mm512_fmadd_ps(part, _mm512_load_ps(scale + i * kPanelRows), scaled[k][i]);
-        if constexpr (kOffsets)
-          offsets[k][i] = _mm512_fmadd_ps(_mm512_set1_ps(x.sum[at]), _mm512_load_ps(offset + i * kPanelRows),
-                                          offsets[k][i]);
-      }
-    }
-  }
-  for (int k = 0; k < kRows; ++k) {
-    for (int i = 0; i < kPanels; ++i) {
-      _mm512_store_ps(block.scaled[r + k][i], scaled[k][i]);
-      if constexpr (kOffsets) _mm512_store_ps(block.offsets[r + k][i], offsets[k][i]);
-    }
-  }
-}
-
-template <WeightFormat kFormat, int kTiles>
-inline void multiply_block(const IntegerProduct& p, const OpenPanels& open, std::int64_t row) {
-  alignas(64) std::int32_t sums[kBatch * kTiles * kPanels * kSums];
-  BlockSums block;  // written by the first batch
-  for (std::int64_t g = 0; g < p.x.groups; g += kBatch) {
-    const std::int64_t last = std::min(p.x.groups, g + kBatch);
-    tile_sums<kTiles>(open, p.x, row, g, last, sums);
-    for (std::int64_t r = 0; r < kTiles * kTileRows; r += 4)
-      scale_sums<kFormat, kTiles>(p.x, open, row, r, g, last, sums, block);
-  }
-  const std::int64_t rows = std::min(kTiles * kTileRows, p.x.rows - row);
-  for (std::int64_t i = 0; i < open.count; ++i) {
-    const Outputs outputs(p, open.first + i);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const __m512 scaled = _mm512_load_ps(block.scaled[r][i]);
-      const __m512 offsets =
-          kFormat == WeightFormat::int8 ? _mm512_setzero_ps() : _mm512_load_ps(block.offsets[r][i]);
-      outputs.put(row + r, finish<kFormat>(open.data[i], scaled, offsets));
-    }
-  }
-}
-
-/// All rows of x with panels `panel` and the next one.
-template <WeightFormat kFormat>
-void multiply_tiles(const IntegerProduct& p, const PanelLayout& layout, std::int64_t panel) {
-  thread_local Buffer memory;
-  const std::int64_t groups = layout.groups, integers = groups * kQuads * 64,
-                     floats = groups * kPanels * kPanelRows;
-  char* const at = amx::thread_memory<char>(memory, 2 * integers + 2 * floats * 4);
-  const std::int64_t count = std::min(kPanels, panel_count(p.w.rows) - panel);
-  OpenPanels open{panel,
-                  count,
-                  {p.panel(panel), p.panel(panel + count - 1)},
-                  {reinterpret_cast<std::uint8_t*>(at), reinterpret_cast<std::uint8_t*>(at + integers)},
-                  reinterpret_cast<float*>(at + 2 * integers),
-                  reinterpret_cast<float*>(at + 2 * integers) + floats};
-  for (std::int64_t i = 0; i < kPanels; ++i) open_panel<kFormat>(layout, open, i);
-  std::int64_t row = 0;
-  for (; row + kTileRows < p.x.rows; row += 2 * kTileRows) multiply_block<kFormat, 2>(p, open, row);
-  if (row < p.x.rows) multiply_block<kFormat, 1>(p, open, row);
-}
-
-// ---- activations
-
-void quantise_row(const Activations& x, In from, std::int64_t row) {
-  const float* const values = from.row<float>(row);
+void quantise_row_avx512(const Activations& to, In x, std::int64_t row) {
+  const float* const values = x.row<float>(row);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  for (std::int64_t g = 0; g < x.groups; ++g) {
-    const std::int64_t left = from.cols - g * kWeightGroup;
+  for (std::int64_t g = 0; g < to.groups; ++g) {
+    const std::int64_t left = x.cols - g * kWeightGroup;
     const __m512 low = _mm512_maskz_loadu_ps(first16(left), values + g * kWeightGroup),
                  high = _mm512_maskz_loadu_ps(first16(left - 16), values + g * kWeightGroup + 16);
     const __m512i bits = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
@@ -308,57 +156,29 @@ void quantise_row(const Activations& x, In from, std::int64_t row) {
     const bool nothing = top_bits < std::bit_cast<std::uint32_t>(kLeastActivation);
     const float top = nothing ? 0.0f : std::bit_cast<float>(top_bits);
     const __m512 inverse = _mm512_set1_ps(nothing ? 0.0f : 127.0f / top);
-    const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)),
-                  second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-    auto* const q = reinterpret_cast<__m128i*>(x.group(row, g));
-    _mm_storeu_si128(q, _mm512_cvtsepi32_epi8(first));
-    _mm_storeu_si128(q + 1, _mm512_cvtsepi32_epi8(second));
-    const int total = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
-    const std::int64_t at = row * x.groups + g;
-    x.scale[at] = top / 127.0f;
-    x.sum[at] = x.scale[at] * static_cast<float>(total);
-    // Of a group with a NaN the total is anything; its scale is no number either.
-    x.shift[at] = static_cast<std::int32_t>(-static_cast<std::uint32_t>(kIntegerOffset) *
-                                            static_cast<std::uint32_t>(total));
-  }
-}
-
-bool has_tiles() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kAmxInt8 = 1u << 25;
-  static const bool has =
-      amx_supported() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxInt8) != 0;
-  return has;
-}
-
-template <WeightFormat kFormat>
-void multiply(const IntegerProduct& p, In from) {
-  const PanelLayout layout(kFormat, p.w.cols);
-  const std::int64_t panels = panel_count(p.w.rows);
-  const bool tiles = p.x.rows >= kTileRowsFrom && has_tiles();
-  // A few rows are quicker quantised than threads meet at a barrier.
-  const bool alone = p.x.rows < 4;
-  for (std::int64_t row = 0; alone && row < p.x.rows; ++row) quantise_row(p.x, from, row);
-#pragma omp parallel if (p.x.rows * p.w.rows * p.w.cols > 16 * kParallelElements)
-  {
-    if (!alone) {
-#pragma omp for schedule(static)
-      for (std::int64_t row = 0; row < p.x.rows; ++row) quantise_row(p.x, from, row);
-    }
-    if (tiles) {
-      static constexpr IntegerTiles kTiles{};
-      _tile_loadconfig(&kTiles);
-#pragma omp for schedule(dynamic, 1) nowait
-      for (std::int64_t panel = 0; panel < panels; panel += 2) multiply_tiles<kFormat>(p, layout, panel);
-      _tile_release();
+    // Within −127 … 127, but for a group with a NaN or an infinity: those are cut off, as bytes are.
+    const auto bytes = [&](__m512 v) {
+      return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v, inverse)));
+    };
+    const __m128i first = bytes(low), second = bytes(high);
+    const std::int64_t at = to.group(row, g);
+    if (to.q != nullptr) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to.q + at), first);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to.q + at + 16), second);
     } else {
-#pragma omp for schedule(static) nowait
-      for (std::int64_t panel = 0; panel < panels; ++panel) multiply_rows<kFormat>(p, layout, panel);
+      // Integers this small lie in the upper half of a float.
+      const auto upper = [](__m128i v) {
+        const __m512 number = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v));
+        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(number), 16));
+      };
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.wide + at), upper(first));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.wide + at + 16), upper(second));
     }
+    const int total =
+        _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_cvtepi8_epi32(first), _mm512_cvtepi8_epi32(second)));
+    to.note(row, g, top / 127.0f, total);
   }
 }
-
-}  // namespace
 
 bool vnni_supported() {
   static const bool supported = [] {
@@ -397,6 +217,9 @@ bool vnni_supported() {
 }
 void integer_product_avx512(const IntegerProduct&, In) {
   require(false, "integer_product_avx512 without AVX-512");
+}
+void quantise_row_avx512(const Activations&, In, std::int64_t) {
+  require(false, "quantise_row_avx512 without AVX-512");
 }
 }  // namespace stem::cpu
 

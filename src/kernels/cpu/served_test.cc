@@ -1,6 +1,7 @@
 // Products with served weights against the oracle, at every format and odd sizes, and their invariance.
 #include "kernels/cpu/against_reference_test.h"
 #include "kernels/cpu/families.h"
+#include "kernels/cpu/gemm_amx.h"
 #include "kernels/cpu/served_panels.h"
 
 namespace stem {
@@ -104,13 +105,21 @@ TEST(Served, VectorsAndSpecialInstructionsGiveTheSameBits) {
     const Matrix x = Matrix(DType::f32, kRows, kCols).randomise(12);
     const std::int64_t groups = weight_groups(kCols);
     std::vector<std::int8_t> q(static_cast<std::size_t>(64 * groups * kWeightGroup));
+    std::vector<bf16> wide(q.size());
     std::vector<float> scale(static_cast<std::size_t>(64 * groups)), sum(scale.size());
     std::vector<std::int32_t> shift(scale.size());
-    const cpu::Activations a{kRows, groups, q.data(), scale.data(), sum.data(), shift.data()};
-    Matrix vectors(DType::f32, kRows, kOuts), special(DType::f32, kRows, kOuts);
-    cpu::integer_product_vectors({vectors, a, w.on_cpu, false}, x);
-    cpu::integer_product_avx512({special, a, w.on_cpu, false}, x);
-    EXPECT_TRUE(same_bits(vectors, special)) << name_of(format);
+    const auto product = [&](auto kernel, bool tiles) {
+      const cpu::Activations a{
+          kRows,      groups,      tiles ? nullptr : q.data(), tiles ? wide.data() : nullptr, scale.data(),
+          sum.data(), shift.data()};
+      Matrix y(DType::f32, kRows, kOuts);
+      kernel({y, a, w.on_cpu, false}, x);
+      return y;
+    };
+    const Matrix vectors = product(cpu::integer_product_vectors, false);
+    EXPECT_TRUE(same_bits(vectors, product(cpu::integer_product_avx512, false))) << name_of(format);
+    if (!cpu::amx_supported()) continue;
+    EXPECT_TRUE(same_bits(vectors, product(cpu::integer_product_amx, true))) << name_of(format);
   }
 }
 
