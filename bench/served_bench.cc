@@ -12,6 +12,7 @@
 #include <ctime>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/rng.h"
 #include "core/workspace.h"
 #include "kernels/cpu/cpu.h"
@@ -20,10 +21,6 @@
 namespace {
 
 using namespace stem;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 struct Weights {
   std::vector<ServedMatrix> matrices;

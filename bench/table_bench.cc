@@ -10,6 +10,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/rng.h"
 #include "generate/session.h"
 #include "kernels/cpu/cpu.h"
@@ -28,7 +29,7 @@ double median(std::vector<double> v) {
 double timed(const std::function<void()>& call) {
   const auto start = std::chrono::steady_clock::now();
   call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return stem::seconds_since(start);
 }
 
 struct Pair {

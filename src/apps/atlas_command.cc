@@ -8,6 +8,7 @@
 #include "apps/commands.h"
 #include "apps/data_command.h"
 #include "apps/progress.h"
+#include "core/clock.h"
 #include "core/utc.h"
 #include "io/file.h"
 #include "report/atlas_report.h"
@@ -97,7 +98,7 @@ void run_atlas(const Options& o) {
   const std::filesystem::path page = run / "report.html", figures = run / "results.json";
   write_file_atomic(figures, dump_json(results));
   write_file_atomic(page, atlas_report(results));
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = seconds_since(start);
   if (o.json) return fmt::print("{}", dump_json(results));
   tell.heading("Done");
   tell.line("Everything above in {}. Model: {}; figures: {}; the page:", duration_text(seconds), o.out,

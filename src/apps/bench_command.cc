@@ -1,6 +1,5 @@
 // stem bench: how fast a model reads a prompt and writes an answer here, and how far that is from memory's
 // limit.
-#include <omp.h>
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -10,25 +9,24 @@
 #include <set>
 
 #include "apps/commands.h"
+#include "apps/memory_rate.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/table_option.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "core/trace.h"
 
 namespace stem {
 namespace {
 
 struct Options {
-  std::string model;
+  std::string model, trace;
   std::int64_t prompt = 512, decode = 64, repeats = 3;
   bool json = false, cold = false;
   LoadOptions load{.serving = true};
 };
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 double percentile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
@@ -36,28 +34,6 @@ double percentile(std::vector<double> values, double share) {
 }
 double median(std::vector<double> values) {
   return percentile(std::move(values), 0.5);
-}
-
-// Bytes a second that all threads together read from memory: each looks for a one among its zeros.
-double read_bandwidth() {
-  constexpr std::size_t kBytes = std::size_t{512} << 20;
-  Buffer zeros(kBytes);
-  zeros.clear();
-  const auto* const data = static_cast<const char*>(zeros.data());
-  std::vector<double> rates;
-  for (int round = 0; round < 5; ++round) {
-    const auto start = std::chrono::steady_clock::now();
-    int found = 0;
-#pragma omp parallel reduction(+ : found)
-    {
-      const auto threads = static_cast<std::size_t>(omp_get_num_threads());
-      const std::size_t part = kBytes / threads;
-      found += std::memchr(data + part * static_cast<std::size_t>(omp_get_thread_num()), 1, part) != nullptr;
-    }
-    require(found == 0, "zeros");
-    rates.push_back(static_cast<double>(kBytes) / seconds_since(start));
-  }
-  return median(rates);
 }
 
 // What one token reads of the dense weights: every matrix once, the head too; of an untied embedding one row.
@@ -97,8 +73,11 @@ std::vector<std::int32_t> zipf_ids(std::int64_t count, std::int64_t vocab, Rng& 
   return ids;
 }
 
-Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
+Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o, TraceWriter* trace) {
   Timing t;
+  const auto mark = [&](std::string_view name, TraceWriter::Clock::time_point start) {
+    if (trace != nullptr) trace->span(name, "model", start, TraceWriter::Clock::now());
+  };
   Rng rng(1, 0);
   const std::int64_t vocab = opened.model().config.vocab;
   for (std::int64_t run = -1; run < o.repeats; ++run) {  // run −1 warms up
@@ -112,6 +91,7 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
     const auto start = std::chrono::steady_clock::now();
     session.feed(prompt);
     const double read = seconds_since(start);
+    mark("prompt", start);
     const TableStats prompt_reads = reads().since(at_first);
     if (o.cold) store->drop();
     const TableStats at_prompt = reads();
@@ -120,6 +100,7 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
       const auto before = std::chrono::steady_clock::now();
       sample(session.feed({&id, 1}), {}, 0);
       each.push_back(seconds_since(before));
+      mark("token", before);
     }
     if (run < 0) continue;
     t.prompt_reads += prompt_reads;
@@ -141,7 +122,7 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o) {
 void run_bench(const Options& o) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model, {}, o.load);
-  const RecordStore* const store = opened.model().table.store().get();
+  RecordStore* const store = opened.model().table.store().get();
   if (o.cold && store == nullptr)
     fail(ErrorCode::kUsage, "--cold: expected a table on disk (--table disk:BUDGET), found none");
   const ModelConfig& c = opened.model().config;
@@ -149,13 +130,16 @@ void run_bench(const Options& o) {
     fail(ErrorCode::kUsage,
          "--prompt and --decode: expected at most {} tokens together (max_position_embeddings), found {}",
          c.max_positions, o.prompt + o.decode);
-  const double bandwidth = read_bandwidth(), weights = weight_bytes(opened.model());
+  const double bandwidth = memory_read_rate(), weights = weight_bytes(opened.model());
   const Table& table = opened.model().table;
   const double record = table.present() ? static_cast<double>(table.record_bytes()) : 0.0;
   // Halfway through the answer, keys and values of every layer.
-  const double cached = static_cast<double>((o.prompt + o.decode / 2) * c.kv_heads * c.head_width * 2 *
-                                            c.layers * size_of(opened.model().cache_dtype()));
-  const Timing t = measure(runtime, opened, o);
+  const double cached = static_cast<double>((o.prompt + o.decode / 2) * KvCache::row_bytes(opened.model()));
+  std::unique_ptr<TraceWriter> trace;
+  if (!o.trace.empty()) trace = std::make_unique<TraceWriter>(o.trace);
+  if (store != nullptr) store->trace(trace.get());
+  const Timing t = measure(runtime, opened, o, trace.get());
+  if (store != nullptr) store->trace(nullptr);
   const double ttft = median(t.prefill), prefill = static_cast<double>(o.prompt) / ttft,
                decode = static_cast<double>(o.decode) / median(t.decode),
                rate = decode * (weights + record + cached);
@@ -227,6 +211,9 @@ void add_bench_command(CLI::App& app) {
                     "with a table on disk: nothing of it in memory before each prompt and each answer");
   command->add_flag("!--no-verify", o->load.verify,
                     "do not check the model's digests first (a large table takes a while)");
+  command->add_option(
+      "--trace", o->trace,
+      "write a timeline for chrome://tracing or Perfetto: tokens, reads of the table, waits for them");
   command->add_flag("--json", o->json, "the figures as JSON");
   command->callback([o] { run_bench(*o); });
 }

@@ -12,6 +12,7 @@ void add_bench_command(CLI::App& app);
 void add_chat_command(CLI::App& app);
 void add_data_command(CLI::App& app);
 void add_diff_command(CLI::App& app);
+void add_doctor_command(CLI::App& app);
 void add_edit_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 void add_export_command(CLI::App& app);

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <string_view>
 
 #include "apps/commands.h"
 #include "apps/interrupt.h"
@@ -15,11 +16,19 @@
 namespace {
 
 // Idle OpenMP threads spin by default: with another busy program on the machine every parallel region then
-// waits for a descheduled spinner (measured: 15 times slower training). libgomp reads its settings before
-// main, so the program starts itself once more with sleeping threads, unless the user has chosen.
-void prefer_sleeping_threads(char** argv) {
+// waits for a descheduled spinner (measured: 15 times slower training). Between the parts of one token,
+// though, they would hardly fall asleep before they are woken: there a wait of some 50 µs is worth it
+// (docs/decisions/0008). libgomp reads its settings before main, so the program starts itself once more with
+// threads that suit the command, unless the user has chosen.
+void prefer_sleeping_threads(int argc, char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
-  setenv("OMP_WAIT_POLICY", "passive", 0);
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  const bool token_by_token = command == "serve" || command == "generate" || command == "chat" ||
+                              command == "bench" || command == "doctor";
+  if (token_by_token)
+    setenv("GOMP_SPINCOUNT", "1000", 0);
+  else
+    setenv("OMP_WAIT_POLICY", "passive", 0);
   execv("/proc/self/exe", argv);  // returns only when it failed: then it is merely slower
 }
 
@@ -36,7 +45,7 @@ std::string command_of(const CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  prefer_sleeping_threads(argv);
+  prefer_sleeping_threads(argc, argv);
   CLI::App app{"stem: trains, runs, edits and inspects STEM language models, whose facts have addresses.",
                "stem"};
   app.set_version_flag("--version", "stem 0.1.0");
@@ -63,6 +72,7 @@ int main(int argc, char** argv) {
   stem::add_chat_command(app);
   stem::add_serve_command(app);
   stem::add_bench_command(app);
+  stem::add_doctor_command(app);
   stem::add_fake_model_command(app);
   stem::add_eval_command(app);
   stem::add_edit_command(app);

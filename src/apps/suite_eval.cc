@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "data/answer_suite.h"
 
@@ -261,7 +262,7 @@ SuiteResult evaluate_suite(const Context& inference, const PatchedModel& opened,
                                  [&](const SuiteItem& s) { return s.subject == subject; });
   }
   result.cut_items = e.cut_items;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds_since(start);
   return result;
 }
 

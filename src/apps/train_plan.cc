@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
@@ -93,10 +94,6 @@ double scratch_bytes(const ModelConfig& c, Precision p, std::int64_t n) {
   const double hidden = std::max(3 * f, 3 * static_cast<double>(e.chosen * e.width) + 2 * d);
   const double layer = tokens * bytes_of(p.narrow, hidden + 2 * d);
   return tokens * (bytes_of(p.wide, d) + bytes_of(p.narrow, d)) + std::max(logits, layer);
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace

@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/clock.h"
 #include "core/rng.h"
 
 namespace stem {
 namespace {
 
 constexpr int kAlone = 64, kTogether = 256;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 }  // namespace
 
