@@ -24,7 +24,7 @@ void prefer_sleeping_threads(int argc, char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
   const std::string_view command = argc > 1 ? argv[1] : "";
   const bool token_by_token = command == "serve" || command == "generate" || command == "chat" ||
-                              command == "bench" || command == "doctor";
+                              command == "bench" || command == "doctor" || command == "plan";
   if (token_by_token)
     setenv("GOMP_SPINCOUNT", "1000", 0);
   else

@@ -129,6 +129,12 @@ inline void multiply_block(const IntegerProduct& p, const OpenPanels& open, std:
   for (auto& of_row : y) {
     for (auto& of_panel : of_row) _mm512_store_ps(of_panel, _mm512_setzero_ps());
   }
+  // The outputs are written at the end; their lines come meanwhile.
+  for (std::int64_t r = row; r < std::min(row + kRows, x.rows); ++r) {
+    const float* const to = p.y.row<float>(r) + open.first * kPanelRows;
+    __builtin_prefetch(to, 1);
+    __builtin_prefetch(to + kPanelRows, 1);
+  }
   // While the tile unit multiplies a group, vectors add up the one before: eight rows a call.
   const auto add = [&](std::int64_t g, std::int64_t first) {
     if (g < 0) return;
