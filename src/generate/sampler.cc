@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "core/error.h"
@@ -129,9 +130,8 @@ std::int32_t Sampler::choose(std::span<const float> logits, std::uint64_t positi
   return options_.temperature <= 0.0 ? first_largest(logits) : draw(logits, position);
 }
 
-// Leaves the tokens that may be drawn in order_ [0, returned count), the likeliest first where they had to be
-// ranked.
-std::size_t Sampler::keep_candidates(double total) {
+// Leaves the tokens that may be drawn in order_.
+void Sampler::keep_candidates(double total) {
   order_.clear();
   const auto floor = static_cast<float>(options_.min_p);
   for (std::size_t t = 0; t < weights_.size(); ++t) {
@@ -141,14 +141,12 @@ std::size_t Sampler::keep_candidates(double total) {
   const auto before = [&](std::int32_t a, std::int32_t b) {
     return weight(a) != weight(b) ? weight(a) > weight(b) : a < b;
   };
-  std::size_t kept = order_.size();
   if (options_.top_k > 0 && static_cast<std::uint64_t>(options_.top_k) < weights_.size()) {
     // The total of the top_k includes those that min_p drops: they are the last of the order.
     const auto k = static_cast<std::size_t>(options_.top_k);
-    if (k < kept) {
+    if (k < order_.size()) {
       std::nth_element(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(k), order_.end(), before);
       order_.resize(k);
-      kept = k;
     }
     if (options_.top_p < 1.0) {
       std::vector<float> top(weights_);
@@ -158,21 +156,32 @@ std::size_t Sampler::keep_candidates(double total) {
       total = sum_of(std::span(top).first(k));
     }
   }
-  if (options_.top_p >= 1.0) return kept;
-  // A heap gives the likeliest one by one; few are asked for.
-  const auto after = [&](std::int32_t a, std::int32_t b) { return before(b, a); };
-  auto end = order_.end();
-  std::make_heap(order_.begin(), end, after);
+  if (options_.top_p < 1.0) cut_after(options_.top_p * total);
+}
+
+// Weights are in (0, 1]: their upper 16 bits sort them into classes. Only within the class where `wanted` is
+// reached does their order matter.
+void Sampler::cut_after(double wanted) {
+  constexpr int kShift = 16;
+  const auto weight = [&](std::int32_t t) { return weights_[static_cast<std::size_t>(t)]; };
+  const auto class_of = [&](std::int32_t t) { return std::bit_cast<std::uint32_t>(weight(t)) >> kShift; };
+  const auto before = [&](std::int32_t a, std::int32_t b) {
+    return weight(a) != weight(b) ? weight(a) > weight(b) : a < b;
+  };
+  totals_.assign((std::bit_cast<std::uint32_t>(1.0f) >> kShift) + 1, 0.0);
+  for (const std::int32_t t : order_) totals_[class_of(t)] += static_cast<double>(weight(t));
+  std::size_t edge = totals_.size() - 1;
   double sum = 0.0;
+  for (; edge > 0 && sum + totals_[edge] < wanted; --edge) sum += totals_[edge];
+  std::vector<std::int32_t> ranked;
+  std::copy_if(order_.begin(), order_.end(), std::back_inserter(ranked),
+               [&](std::int32_t t) { return class_of(t) == edge; });
+  std::sort(ranked.begin(), ranked.end(), before);
   std::size_t taken = 0;
-  while (end != order_.begin() && (taken == 0 || sum < options_.top_p * total)) {
-    std::pop_heap(order_.begin(), end, after);
-    --end;
-    sum += static_cast<double>(weight(*end));
-    ++taken;
-  }
-  order_.erase(order_.begin(), end);
-  return taken;
+  while (taken < ranked.size() && sum < wanted) sum += static_cast<double>(weight(ranked[taken++]));
+  if (taken == 0) return;  // rounding: all are wanted
+  const std::int32_t last = ranked[taken - 1];
+  std::erase_if(order_, [&](std::int32_t t) { return before(last, t); });
 }
 
 // The candidates stand in ascending order of id, whatever was cut: where nothing is cut nothing changes.
@@ -195,8 +204,8 @@ std::int32_t Sampler::draw(std::span<const float> logits, std::uint64_t position
     }
     return first_largest(logits);  // rounding left a crumb
   }
-  order_.resize(keep_candidates(total));
-  std::sort(order_.begin(), order_.end());
+  keep_candidates(total);
+  if (!std::is_sorted(order_.begin(), order_.end())) std::sort(order_.begin(), order_.end());
   total = 0.0;
   for (const std::int32_t t : order_) total += static_cast<double>(weights_[static_cast<std::size_t>(t)]);
   double left = u * total;

@@ -65,12 +65,14 @@ class Sampler {
   bool filters() const;
   void adjust(TokenMask mask);
   std::int32_t draw(std::span<const float> logits, std::uint64_t position);
-  std::size_t keep_candidates(double total);
+  void keep_candidates(double total);
+  void cut_after(double wanted);
 
   SamplingOptions options_;
   std::unordered_map<std::int32_t, Seen> seen_;
   std::vector<float> adjusted_, weights_;
   std::vector<std::int32_t> order_;
+  std::vector<double> totals_;  // of classes of weights
 };
 
 /// One draw without a history: penalties have nothing to count.

@@ -74,6 +74,28 @@ TEST(Sampler, FollowsItsDefinitionUnderEveryCut) {
   EXPECT_EQ(cases, 96);
 }
 
+// Of equals the lower ids come first, so the cut can be told from the draws.
+TEST(Sampler, CutsFlatDistributionsOfManyTokens) {
+  constexpr std::size_t kVocab = 30'000;
+  SamplingOptions o;
+  o.temperature = 1.0;
+  o.top_p = 0.5;
+  const auto draws = [&](const std::vector<float>& logits) {
+    Sampler sampler(o);
+    std::vector<std::int32_t> drawn;
+    for (std::uint64_t i = 0; i < 300; ++i) drawn.push_back(sampler.choose(logits, i));
+    std::sort(drawn.begin(), drawn.end());
+    return drawn;
+  };
+  const std::vector<std::int32_t> equal = draws(std::vector<float>(kVocab, 1.5f));
+  EXPECT_LT(equal.back(), 15'000);
+  EXPECT_GT(equal.back(), 14'500);
+  EXPECT_LT(equal.front(), 500);
+  const std::vector<float> nearly = random_logits(3, kVocab, 0.1);
+  const std::vector<double> want = defined(nearly, o);
+  for (const std::int32_t t : draws(nearly)) EXPECT_GT(want[static_cast<std::size_t>(t)], 0.0) << t;
+}
+
 TEST(Sampler, ADrawDependsOnSeedStreamAndPositionAlone) {
   const std::vector<float> logits = random_logits(2, 1000);
   SamplingOptions o;
