@@ -79,10 +79,11 @@ class ScratchFile {
     const Rng rng(1, 1);
     for (std::size_t i = 0; i < record.size(); ++i) record[i] = static_cast<std::uint32_t>(rng.at(i));
     bool written = true;
+    errno = 0;
     for (std::int64_t r = 0; r < kRecords && written; ++r)
       written = write(descriptor, record.data(), kRecordBytes) == static_cast<ssize_t>(kRecordBytes);
-    const int why = errno;
     written = written && fsync(descriptor) == 0;
+    const int why = errno == 0 ? ENOSPC : errno;  // a write that stopped half-way says nothing
     close(descriptor);
     if (!written) {
       std::filesystem::remove(path_);

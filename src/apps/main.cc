@@ -20,7 +20,7 @@ namespace {
 // though, they would hardly fall asleep before they are woken: there a wait of some 50 µs is worth it
 // (docs/decisions/0008). libgomp reads its settings before main, so the program starts itself once more with
 // threads that suit the command, unless the user has chosen.
-void prefer_sleeping_threads(int argc, char** argv) {
+void choose_idle_threads(int argc, char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
   const std::string_view command = argc > 1 ? argv[1] : "";
   const bool token_by_token = command == "serve" || command == "generate" || command == "chat" ||
@@ -45,7 +45,7 @@ std::string command_of(const CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  prefer_sleeping_threads(argc, argv);
+  choose_idle_threads(argc, argv);
   CLI::App app{"stem: trains, runs, edits and inspects STEM language models, whose facts have addresses.",
                "stem"};
   app.set_version_flag("--version", "stem 0.1.0");
@@ -85,7 +85,9 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // so does a file that grows past its limit (ulimit -f)
   try {
     app.parse(argc, argv);
-    return 0;
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
+    fmt::print(stderr, "stem: standard output: could not be written\n");
+    return 1;
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   } catch (const stem::Error& e) {

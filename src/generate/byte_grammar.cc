@@ -11,7 +11,6 @@ namespace {
 
 constexpr std::size_t kMaxNodes = 400'000, kMaxStates = 50'000, kMaxMasks = 256;
 constexpr std::int32_t kMaxStackDepth = 96;  // nested values deeper than this are not made
-constexpr int kMaxForkDepth = 2000;
 
 }  // namespace
 
@@ -82,55 +81,68 @@ ByteGrammar::Bytes ByteGrammar::any_of(std::string_view bytes) {
   return set;
 }
 
-// Rules in the making count as not nullable: an empty text that needs itself is none.
-bool ByteGrammar::nullable(Rule rule, std::vector<int>& seen) const {
-  if (std::exchange(seen[static_cast<std::size_t>(rule)], 1) != 0) return false;
-  const bool is = nullable_from(rules_[static_cast<std::size_t>(rule)], seen);
-  seen[static_cast<std::size_t>(rule)] = 0;
-  return is;
-}
-
-bool ByteGrammar::nullable_from(Node node, std::vector<int>& seen) const {
-  const NodeData& n = nodes_[static_cast<std::size_t>(node)];
-  switch (n.kind) {
-    case NodeData::Kind::end:
-      return true;
-    case NodeData::Kind::byte:
-      return false;
-    case NodeData::Kind::call:
-      return nullable(n.rule, seen) && nullable_from(n.next, seen);
-    case NodeData::Kind::fork:
-      return std::any_of(n.alternatives.begin(), n.alternatives.end(),
-                         [&](Node a) { return a != node && nullable_from(a, seen); });
+// Which nodes lead to the end of their rule without a byte: what becomes so makes others so, each once.
+std::vector<char> ByteGrammar::nullable_nodes() const {
+  const auto start_of = [&](const NodeData& n) { return rules_[static_cast<std::size_t>(n.rule)]; };
+  std::vector<std::vector<Node>> users(nodes_.size());
+  std::vector<Node> open;
+  std::vector<char> nullable(nodes_.size(), 0);
+  for (Node i = 0; i < static_cast<Node>(nodes_.size()); ++i) {
+    const NodeData& n = nodes_[static_cast<std::size_t>(i)];
+    if (n.kind == NodeData::Kind::call) {
+      users[static_cast<std::size_t>(start_of(n))].push_back(i);
+      users[static_cast<std::size_t>(n.next)].push_back(i);
+    }
+    for (const Node a : n.alternatives) users[static_cast<std::size_t>(a)].push_back(i);
+    if (n.kind == NodeData::Kind::end) open.push_back(i);
   }
-  return false;
-}
-
-// Depth-first over the calls that a rule makes before it has read a byte.
-void ByteGrammar::visit(Rule rule, std::vector<int>& color, std::string_view what) const {
-  int& mine = color[static_cast<std::size_t>(rule)];
-  if (mine == 2) return;
-  if (mine == 1) fail(ErrorCode::kUsage, "{}: a $ref leads back to itself with nothing in between", what);
-  mine = 1;
-  visit_from(rules_[static_cast<std::size_t>(rule)], color, what, 0);
-  color[static_cast<std::size_t>(rule)] = 2;
-}
-
-void ByteGrammar::visit_from(Node node, std::vector<int>& color, std::string_view what, int depth) const {
-  if (depth > kMaxForkDepth) fail(ErrorCode::kUsage, "{}: too many alternatives in one another", what);
-  const NodeData& n = nodes_[static_cast<std::size_t>(node)];
-  if (n.kind == NodeData::Kind::call) {
-    visit(n.rule, color, what);
-    std::vector<int> seen(rules_.size(), 0);
-    if (nullable(n.rule, seen)) visit_from(n.next, color, what, depth + 1);
-  } else if (n.kind == NodeData::Kind::fork) {
-    for (const Node a : n.alternatives) visit_from(a, color, what, depth + 1);
+  for (const Node i : open) nullable[static_cast<std::size_t>(i)] = 1;
+  while (!open.empty()) {
+    const Node done = open.back();
+    open.pop_back();
+    for (const Node i : users[static_cast<std::size_t>(done)]) {
+      const NodeData& n = nodes_[static_cast<std::size_t>(i)];
+      const bool is =
+          n.kind == NodeData::Kind::fork || (nullable[static_cast<std::size_t>(start_of(n))] != 0 &&
+                                             nullable[static_cast<std::size_t>(n.next)] != 0);
+      if (is && std::exchange(nullable[static_cast<std::size_t>(i)], 1) == 0) open.push_back(i);
+    }
   }
+  return nullable;
 }
 
+// Depth-first over what can be reached before a byte is read, every node once.
 void ByteGrammar::check(std::string_view what) const {
-  std::vector<int> color(rules_.size(), 0);
-  for (Rule r = 0; r < static_cast<Rule>(rules_.size()); ++r) visit(r, color, what);
+  const std::vector<char> nullable = nullable_nodes();
+  const auto next_of = [&](Node node, std::size_t i) -> Node {  // −1: no more
+    const NodeData& n = nodes_[static_cast<std::size_t>(node)];
+    if (n.kind == NodeData::Kind::fork) return i < n.alternatives.size() ? n.alternatives[i] : -1;
+    if (n.kind != NodeData::Kind::call || i > 1) return -1;
+    const Node start = rules_[static_cast<std::size_t>(n.rule)];
+    if (i == 0) return start;
+    return nullable[static_cast<std::size_t>(start)] != 0 ? n.next : -1;
+  };
+  enum : char { kFresh, kOpen, kDone };
+  std::vector<char> state(nodes_.size(), kFresh);
+  std::vector<std::pair<Node, std::size_t>> path;  // a node, and how many of its successors were seen
+  const auto enter = [&](Node node) {
+    char& s = state[static_cast<std::size_t>(node)];
+    if (s == kOpen) fail(ErrorCode::kUsage, "{}: a $ref leads back to itself with nothing in between", what);
+    if (s == kFresh) path.emplace_back(node, 0);
+    if (s == kFresh) s = kOpen;
+  };
+  for (const Node root : rules_) {
+    enter(root);
+    while (!path.empty()) {
+      const Node node = path.back().first, next = next_of(node, path.back().second++);
+      if (next >= 0) {
+        enter(next);
+      } else {
+        state[static_cast<std::size_t>(node)] = kDone;
+        path.pop_back();
+      }
+    }
+  }
 }
 
 struct GrammarMachine::Closure {

@@ -57,10 +57,7 @@ class ByteGrammar {
     std::vector<Node> alternatives;
   };
   Node add(NodeData node);
-  bool nullable(Rule rule, std::vector<int>& seen) const;
-  bool nullable_from(Node node, std::vector<int>& seen) const;
-  void visit(Rule rule, std::vector<int>& color, std::string_view what) const;
-  void visit_from(Node node, std::vector<int>& color, std::string_view what, int depth) const;
+  std::vector<char> nullable_nodes() const;
 
   std::vector<NodeData> nodes_;
   std::vector<Node> rules_;

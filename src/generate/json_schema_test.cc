@@ -95,6 +95,17 @@ TEST(JsonSchema, ReferencesMayGoRoundInCircles) {
   expect_language(R"({"type": "array", "items": {"$ref": "#"}})", {"[]", "[[],[[]]]"}, {"[1]"});
 }
 
+// Each level refers to the next one twice: what is looked at once takes no time, what is looked at for every
+// way to it would take for ever.
+TEST(JsonSchema, ReferencesThatMeetAgainAreFollowedOnce) {
+  std::string schema = R"({"$ref": "#/$defs/d0", "$defs": {)";
+  for (int level = 0; level < 60; ++level) {
+    const std::string next = R"({"$ref": "#/$defs/d)" + std::to_string(level + 1) + "\"}";
+    schema += "\"d" + std::to_string(level) + R"(": {"anyOf": [)" + next + ", " + next + "]}, ";
+  }
+  expect_language(schema + R"("d60": {"type": "boolean"}}})", {"true", "false"}, {"null", "1"});
+}
+
 TEST(JsonSchema, NestingHasABound) {
   const SchemaGrammar any = schema_grammar(Json::object());
   EXPECT_EQ(fate(any, std::string(40, '[')), Fate::unfinished);
