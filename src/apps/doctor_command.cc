@@ -3,15 +3,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <memory>
-#include <optional>
-#include <sstream>
+#include <string>
 #include <vector>
 
 #include "apps/commands.h"
 #include "apps/memory_rate.h"
 #include "apps/progress.h"
+#include "apps/system_text.h"
 #include "core/error.h"
 #include "core/rng.h"
 #include "io/json.h"
@@ -26,33 +25,14 @@ struct Options {
   bool json = false;
 };
 
-std::string text_of(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-// The value of the first line "name : value", "" where there is none.
-std::string value_of(const std::string& text, std::string_view name) {
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.starts_with(name)) continue;
-    const std::size_t colon = line.find(':');
-    const std::size_t start = colon == std::string::npos ? colon : line.find_first_not_of(" \t", colon + 1);
-    if (start != std::string::npos) return line.substr(start);
-  }
-  return {};
-}
-
 // Those of the CPU's features that decide how fast stem is.
 std::vector<std::string> features_of(const std::string& cpuinfo) {
   const std::string known[] = {"sse4_1",   "avx2",     "fma",         "f16c",        "avx512f",
                                "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
                                "amx_tile", "amx_bf16", "amx_int8",    "asimd",       "bf16",
                                "i8mm",     "sve"};
-  std::string flags = value_of(cpuinfo, "flags");
-  if (flags.empty()) flags = value_of(cpuinfo, "Features");
+  std::string flags = system_value(cpuinfo, "flags");
+  if (flags.empty()) flags = system_value(cpuinfo, "Features");
   flags = " " + flags + " ";
   std::vector<std::string> found;
   for (const std::string& name : known) {
@@ -61,7 +41,8 @@ std::vector<std::string> features_of(const std::string& cpuinfo) {
   return found;
 }
 
-// Records of 48 kB, as those of ten layers of SmolLM2's shape are (10 · 1536 in f32 is 60 kB, in bf16 30 kB).
+// A file of records to read, between the sizes that ten layers of SmolLM2's shape have in bf16 (31 kB) and
+// f32.
 class ScratchFile {
  public:
   static constexpr std::uint64_t kRecordBytes = 48 << 10;
@@ -105,7 +86,7 @@ class ScratchFile {
 };
 
 struct Findings {
-  std::string cpu, kernel, huge_pages;
+  std::string cpu, huge_pages;
   std::vector<std::string> features, advice;
   std::int64_t memory_kb = 0, available_kb = 0;
   double read_rate = 0, read_rate_of_one = 0;
@@ -114,13 +95,13 @@ struct Findings {
 
 Findings examine(const Options& o) {
   Findings f;
-  const std::string cpuinfo = text_of("/proc/cpuinfo"), meminfo = text_of("/proc/meminfo");
-  f.cpu = value_of(cpuinfo, "model name");
+  const std::string cpuinfo = system_text("/proc/cpuinfo"), meminfo = system_text("/proc/meminfo");
+  f.cpu = system_value(cpuinfo, "model name");
   if (f.cpu.empty()) f.cpu = "unknown";
   f.features = features_of(cpuinfo);
-  f.memory_kb = std::atoll(value_of(meminfo, "MemTotal").c_str());
-  f.available_kb = std::atoll(value_of(meminfo, "MemAvailable").c_str());
-  const std::string pages = text_of("/sys/kernel/mm/transparent_hugepage/enabled");
+  f.memory_kb = std::atoll(system_value(meminfo, "MemTotal").c_str());
+  f.available_kb = std::atoll(system_value(meminfo, "MemAvailable").c_str());
+  const std::string pages = system_text("/sys/kernel/mm/transparent_hugepage/enabled");
   const std::size_t open = pages.find('['), shut = pages.find(']');
   f.huge_pages = open == std::string::npos || shut == std::string::npos
                      ? "unknown"

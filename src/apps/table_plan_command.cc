@@ -3,13 +3,13 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <memory>
 #include <optional>
 
 #include "apps/commands.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
+#include "apps/system_text.h"
 #include "apps/table_plan.h"
 #include "core/clock.h"
 #include "core/error.h"
@@ -29,10 +29,8 @@ struct Options {
 
 // Memory of the process that no file stands behind.
 double resident_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("RssAnon:")) return 1024.0 * std::stod(line.substr(8));
-  }
+  const std::string kilobytes = system_value(system_text("/proc/self/status"), "RssAnon");
+  if (!kilobytes.empty()) return 1024.0 * std::stod(kilobytes);
   fail(ErrorCode::kIo, "/proc/self/status: expected a line RssAnon, found none");
 }
 

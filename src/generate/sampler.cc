@@ -130,6 +130,15 @@ std::int32_t Sampler::choose(std::span<const float> logits, std::uint64_t positi
   return options_.temperature <= 0.0 ? first_largest(logits) : draw(logits, position);
 }
 
+float Sampler::weight(std::int32_t token) const {
+  return weights_[static_cast<std::size_t>(token)];
+}
+
+// The likelier first, the lower id among equals.
+bool Sampler::ranks_before(std::int32_t a, std::int32_t b) const {
+  return weight(a) != weight(b) ? weight(a) > weight(b) : a < b;
+}
+
 // Leaves the tokens that may be drawn in order_.
 void Sampler::keep_candidates(double total) {
   order_.clear();
@@ -137,10 +146,7 @@ void Sampler::keep_candidates(double total) {
   for (std::size_t t = 0; t < weights_.size(); ++t) {
     if (weights_[t] > 0.0f && weights_[t] >= floor) order_.push_back(static_cast<std::int32_t>(t));
   }
-  const auto weight = [&](std::int32_t t) { return weights_[static_cast<std::size_t>(t)]; };
-  const auto before = [&](std::int32_t a, std::int32_t b) {
-    return weight(a) != weight(b) ? weight(a) > weight(b) : a < b;
-  };
+  const auto before = [&](std::int32_t a, std::int32_t b) { return ranks_before(a, b); };
   if (options_.top_k > 0 && static_cast<std::uint64_t>(options_.top_k) < weights_.size()) {
     // The total of the top_k includes those that min_p drops: they are the last of the order.
     const auto k = static_cast<std::size_t>(options_.top_k);
@@ -163,11 +169,7 @@ void Sampler::keep_candidates(double total) {
 // reached does their order matter.
 void Sampler::cut_after(double wanted) {
   constexpr int kShift = 16;
-  const auto weight = [&](std::int32_t t) { return weights_[static_cast<std::size_t>(t)]; };
   const auto class_of = [&](std::int32_t t) { return std::bit_cast<std::uint32_t>(weight(t)) >> kShift; };
-  const auto before = [&](std::int32_t a, std::int32_t b) {
-    return weight(a) != weight(b) ? weight(a) > weight(b) : a < b;
-  };
   totals_.assign((std::bit_cast<std::uint32_t>(1.0f) >> kShift) + 1, 0.0);
   for (const std::int32_t t : order_) totals_[class_of(t)] += static_cast<double>(weight(t));
   std::size_t edge = totals_.size() - 1;
@@ -176,12 +178,12 @@ void Sampler::cut_after(double wanted) {
   std::vector<std::int32_t> ranked;
   std::copy_if(order_.begin(), order_.end(), std::back_inserter(ranked),
                [&](std::int32_t t) { return class_of(t) == edge; });
-  std::sort(ranked.begin(), ranked.end(), before);
+  std::sort(ranked.begin(), ranked.end(), [&](std::int32_t a, std::int32_t b) { return ranks_before(a, b); });
   std::size_t taken = 0;
   while (taken < ranked.size() && sum < wanted) sum += static_cast<double>(weight(ranked[taken++]));
   if (taken == 0) return;  // rounding: all are wanted
   const std::int32_t last = ranked[taken - 1];
-  std::erase_if(order_, [&](std::int32_t t) { return before(last, t); });
+  std::erase_if(order_, [&](std::int32_t t) { return ranks_before(last, t); });
 }
 
 // The candidates stand in ascending order of id, whatever was cut: where nothing is cut nothing changes.
@@ -207,10 +209,10 @@ std::int32_t Sampler::draw(std::span<const float> logits, std::uint64_t position
   keep_candidates(total);
   if (!std::is_sorted(order_.begin(), order_.end())) std::sort(order_.begin(), order_.end());
   total = 0.0;
-  for (const std::int32_t t : order_) total += static_cast<double>(weights_[static_cast<std::size_t>(t)]);
+  for (const std::int32_t t : order_) total += static_cast<double>(weight(t));
   double left = u * total;
   for (const std::int32_t t : order_) {
-    left -= static_cast<double>(weights_[static_cast<std::size_t>(t)]);
+    left -= static_cast<double>(weight(t));
     if (left < 0.0) return t;
   }
   return first_largest(logits);

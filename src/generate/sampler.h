@@ -65,6 +65,8 @@ class Sampler {
   bool filters() const;
   void adjust(TokenMask mask);
   std::int32_t draw(std::span<const float> logits, std::uint64_t position);
+  float weight(std::int32_t token) const;
+  bool ranks_before(std::int32_t a, std::int32_t b) const;
   void keep_candidates(double total);
   void cut_after(double wanted);
 

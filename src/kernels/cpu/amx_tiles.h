@@ -16,13 +16,17 @@
 
 #include "core/workspace.h"
 
-// Around code that uses the tiles. GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a
-// mistake (its bug 105593).
-#define STEM_AMX_BEGIN                                                                       \
+// Around code for special instructions. GCC 12 takes the undefined operand inside its own AVX-512 intrinsics
+// for a mistake (its bug 105593).
+#define STEM_PRAGMA(text) _Pragma(#text)
+#define STEM_TARGET_BEGIN(instructions)                                                      \
   _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") \
       _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") _Pragma("GCC push_options")      \
-          _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16\")")
-#define STEM_AMX_END _Pragma("GCC pop_options") _Pragma("GCC diagnostic pop")
+          STEM_PRAGMA(GCC target(instructions))
+#define STEM_TARGET_END _Pragma("GCC pop_options") _Pragma("GCC diagnostic pop")
+
+#define STEM_AMX_BEGIN STEM_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")
+#define STEM_AMX_END STEM_TARGET_END
 
 namespace stem::cpu::amx {
 

@@ -3,7 +3,7 @@
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/gemm_amx.h"
-#include "kernels/cpu/served_panels.h"
+#include "kernels/cpu/served_avx512.h"
 
 namespace stem::cpu {
 
@@ -18,27 +18,6 @@ using namespace amx;
 constexpr std::int64_t kTileRows = 16;
 constexpr std::int64_t kSums = kTileRows * kPanelRows;  // of a tile
 static_assert(kTile == kPanelRows * kWeightGroup && kPanelRows == 16);
-
-inline __m512 halves(const std::uint8_t* from) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-}
-inline __m512 numbers(const std::uint8_t* from) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-}
-
-/// What the 16 rows of a panel multiply the sums of one group with, and what they add for each unit of x.
-struct Scales {
-  __m512 scale, offset;
-};
-template <WeightFormat kFormat>
-inline Scales scales_of(const std::uint8_t* panel, const std::uint8_t* at) {
-  if constexpr (kFormat == WeightFormat::int4) {
-    return {_mm512_mul_ps(_mm512_load_ps(panel), numbers(at)),
-            _mm512_mul_ps(_mm512_load_ps(panel + 4 * kPanelRows), numbers(at + kPanelRows))};
-  }
-  if constexpr (kFormat == WeightFormat::int4_f16) return {halves(at), halves(at + 2 * kPanelRows)};
-  return {halves(at), _mm512_setzero_ps()};
-}
 
 /// Four values of k of 16 columns as two rows of a tile of pairs.
 inline void open_quad(__m512i bytes, int offset, bf16* to) {
@@ -57,46 +36,11 @@ inline void open_quad(__m512i bytes, int offset, bf16* to) {
 /// The integers of a group as a tile.
 template <WeightFormat kFormat>
 inline void open_group(const std::uint8_t* from, bf16* tile) {
-  for (int j = 0; j < (kFormat == WeightFormat::int8 ? 8 : 4); ++j, from += 64) {
-    const __m512i bytes = _mm512_load_si512(from);
-    if constexpr (kFormat == WeightFormat::int8) {
-      open_quad(bytes, kIntegerOffset, tile + 64 * j);
-    } else {
-      const __m512i nibble = _mm512_set1_epi8(15);
-      open_quad(_mm512_and_si512(bytes, nibble), 0, tile + 64 * j);
-      open_quad(_mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble), 0, tile + 64 * (j + 4));
-    }
-  }
+  __m512i bytes[kQuads];
+  load_integers<kFormat>(bytes, from);
+  for (int j = 0; j < kQuads; ++j)
+    open_quad(bytes[j], kFormat == WeightFormat::int8 ? kIntegerOffset : 0, tile + 64 * j);
 }
-
-/// One group's part of 16 outputs of a row, whose group of x is number `at`.
-template <WeightFormat kFormat>
-inline __m512 add_group(__m512 before, const float* sums, const Scales& s, const Activations& x,
-                        std::int64_t at) {
-  const __m512 part = _mm512_mul_ps(_mm512_load_ps(sums), _mm512_set1_ps(x.scale[at]));
-  const __m512 scaled = _mm512_fmadd_ps(part, s.scale, before);
-  if constexpr (kFormat == WeightFormat::int8) return scaled;
-  return _mm512_fmadd_ps(_mm512_set1_ps(x.sum[at]), s.offset, scaled);
-}
-
-/// Where the outputs of one panel go.
-struct Outputs {
-  float* y;  // of row 0
-  std::int64_t stride;
-  __mmask16 mask;
-  bool accumulate;
-
-  Outputs(const IntegerProduct& p, std::int64_t panel)
-      : y(static_cast<float*>(p.y.data) + panel * kPanelRows),
-        stride(p.y.stride),
-        mask(first16(p.w.rows - panel * kPanelRows)),
-        accumulate(p.accumulate) {}
-  void put(std::int64_t row, __m512 value) const {
-    float* const to = y + row * stride;
-    if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
-    _mm512_mask_storeu_ps(to, mask, value);
-  }
-};
 
 // Two panels are opened once, and wait in the second-level cache for blocks of 32 rows.
 
@@ -112,7 +56,7 @@ template <WeightFormat kFormat>
 void open_panel(const IntegerProduct& p, const PanelLayout& layout, const OpenPanels& open, std::int64_t i) {
   const std::uint8_t* const at = p.panel(open.first + std::min(i, open.count - 1));
   for (std::int64_t g = 0; g < layout.groups; ++g) {
-    const Scales s = scales_of<kFormat>(at, at + layout.first_scale + g * layout.scales);
+    const Scales s = load_scales<kFormat>(at, at + layout.first_scale + g * layout.scales);
     _mm512_store_ps(open.scales + (g * kPanels + i) * kPanelRows, s.scale);
     _mm512_store_ps(open.offsets + (g * kPanels + i) * kPanelRows, s.offset);
     open_group<kFormat>(at + layout.first_integer + g * layout.integers, open.tiles[i] + g * kTile);
@@ -146,8 +90,8 @@ inline void multiply_block(const IntegerProduct& p, const OpenPanels& open, std:
     for (std::int64_t r = first; r < first + 8; ++r, from += kPanelRows) {
       for (int i = 0; i < kPanels; ++i) {
         float* const to = y[r][i];
-        _mm512_store_ps(
-            to, add_group<kFormat>(_mm512_load_ps(to), from + i * kSums, s[i], x, (row + r) * x.groups + g));
+        const __m512 part = _mm512_load_ps(from + i * kSums);
+        _mm512_store_ps(to, add_group<kFormat>(_mm512_load_ps(to), part, s[i], x, (row + r) * x.groups + g));
       }
     }
   };

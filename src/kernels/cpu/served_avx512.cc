@@ -1,82 +1,19 @@
 // Integer weights times int8 activations with AVX-512 VNNI. Sums within a group are integers, hence exact in
 // any order; what follows them is the same sequence of f32 operations on tiles (served_amx.cc) and in plain
 // vectors (served.cc), so the bits agree.
-#include "kernels/cpu/amx_tiles.h"
+#include "kernels/cpu/served_avx512.h"
 #include "kernels/cpu/families.h"
 #include "kernels/cpu/gemm_amx.h"
-#include "kernels/cpu/served_panels.h"
 
 #if STEM_HAS_AMX
 #include <cpuid.h>
 
-#define STEM_VNNI_BEGIN                                                                      \
-  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") \
-      _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") _Pragma("GCC push_options")      \
-          _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma\")")
-#define STEM_VNNI_END _Pragma("GCC pop_options") _Pragma("GCC diagnostic pop")
-
-STEM_VNNI_BEGIN
+STEM_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma")
 
 namespace stem::cpu {
 namespace {
 
 using amx::first16;
-
-constexpr std::int64_t kQuads = kWeightGroup / 4;  // vectors of a group
-
-// What the 16 rows of a panel multiply the sums of one group with, and what they add for each unit of x.
-struct Scales {
-  __m512 scale, offset;
-};
-template <WeightFormat kFormat>
-inline Scales load_scales(const std::uint8_t* panel, const std::uint8_t* at) {
-  const auto half = [](const std::uint8_t* from) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  };
-  const auto byte = [](const std::uint8_t* from) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-  };
-  if constexpr (kFormat == WeightFormat::int4) {
-    return {_mm512_mul_ps(_mm512_load_ps(panel), byte(at)),
-            _mm512_mul_ps(_mm512_load_ps(panel + 4 * kPanelRows), byte(at + kPanelRows))};
-  }
-  if constexpr (kFormat == WeightFormat::int4_f16) return {half(at), half(at + 2 * kPanelRows)};
-  return {half(at), _mm512_setzero_ps()};
-}
-
-// The integers of a group as unsigned bytes.
-template <WeightFormat kFormat>
-inline void load_integers(__m512i (&w)[kQuads], const std::uint8_t* at) {
-  if constexpr (kFormat == WeightFormat::int8) {
-    for (int j = 0; j < kQuads; ++j) w[j] = _mm512_load_si512(at + 64 * j);
-  } else {
-    const __m512i low = _mm512_set1_epi8(15);
-    for (int j = 0; j < kQuads / 2; ++j) {
-      const __m512i both = _mm512_load_si512(at + 64 * j);
-      w[j] = _mm512_and_si512(both, low);
-      w[j + kQuads / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-    }
-  }
-}
-
-/// Where the outputs of one panel go.
-struct Outputs {
-  float* y;  // of row 0
-  std::int64_t stride;
-  __mmask16 mask;
-  bool accumulate;
-
-  Outputs(const IntegerProduct& p, std::int64_t panel)
-      : y(static_cast<float*>(p.y.data) + panel * kPanelRows),
-        stride(p.y.stride),
-        mask(first16(p.w.rows - panel * kPanelRows)),
-        accumulate(p.accumulate) {}
-  void put(std::int64_t row, __m512 value) const {
-    float* const to = y + row * stride;
-    if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
-    _mm512_mask_storeu_ps(to, mask, value);
-  }
-};
 
 constexpr std::int64_t kAhead = 4096;  // bytes of a panel that are asked for in advance
 
@@ -105,10 +42,7 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
         std::memcpy(&four, values + 4 * j, sizeof(four));
         sum = _mm512_dpbusd_epi32(sum, w[j], _mm512_set1_epi32(four));
       }
-      const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(x.scale[i]));
-      y[r] = _mm512_fmadd_ps(part, s.scale, y[r]);
-      if constexpr (kFormat != WeightFormat::int8)
-        y[r] = _mm512_fmadd_ps(_mm512_set1_ps(x.sum[i]), s.offset, y[r]);
+      y[r] = add_group<kFormat>(y[r], _mm512_cvtepi32_ps(sum), s, x, i);
     }
   }
   const Outputs outputs(p, panel);
@@ -207,7 +141,7 @@ void integer_product_avx512(const IntegerProduct& p, In x) {
 
 }  // namespace stem::cpu
 
-STEM_VNNI_END
+STEM_TARGET_END
 
 #else
 
