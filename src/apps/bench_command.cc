@@ -9,6 +9,7 @@
 #include <set>
 
 #include "apps/commands.h"
+#include "apps/kv_option.h"
 #include "apps/memory_rate.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
@@ -207,6 +208,7 @@ void add_bench_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--repeats", o->repeats, "runs")->check(CLI::Range(1, 1000))->capture_default_str();
   add_table_option(*command, o->load);
+  add_kv_option(*command, o->load);
   command->add_flag("--cold", o->cold,
                     "with a table on disk: nothing of it in memory before each prompt and each answer");
   command->add_flag("!--no-verify", o->load.verify,

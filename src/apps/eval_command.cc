@@ -8,6 +8,7 @@
 
 #include "apps/commands.h"
 #include "apps/fact_eval.h"
+#include "apps/kv_option.h"
 #include "apps/progress.h"
 #include "apps/suite_eval.h"
 #include "apps/table_option.h"
@@ -122,9 +123,10 @@ std::int64_t target_bytes(const Tokenizer& tokenizer, const TokenShard& shard, s
   return bytes;
 }
 
-// Served weights are for inference alone; plain ones are quicker through the kernels of training.
+// Served weights and chosen keys are for inference alone; else the kernels of training are quicker.
 Context text_context(Runtime& runtime, const PatchedModel& opened) {
-  return opened.model().served ? runtime.inference() : runtime.training();
+  const Model& model = opened.model();
+  return model.served || model.kv_dtype ? runtime.inference() : runtime.training();
 }
 
 Json eval_text(Runtime& runtime, const PatchedModel& opened, const Options& o, const std::string& path) {
@@ -264,6 +266,7 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--per-item", o->per_item, "JSONL file to write, a line an item with its scores");
   repeated("--patch", o->patches, "patch to put in force; may be repeated");
   add_table_option(*command, o->load);
+  add_kv_option(*command, o->load);
   command->add_flag("--json", o->json, "figures as JSON");
   command->callback([o] { run_eval(*o); });
 }

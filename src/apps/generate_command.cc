@@ -6,6 +6,7 @@
 #include <string>
 
 #include "apps/commands.h"
+#include "apps/kv_option.h"
 #include "apps/patched_model.h"
 #include "apps/table_option.h"
 #include "core/error.h"
@@ -58,6 +59,7 @@ void add_sampling(CLI::App& command, Options& o) {
   command.add_option("--patch", o.patches, "patch to put in force (NAME.stempatch); may be repeated")
       ->allow_extra_args(false);
   add_table_option(command, o.load);
+  add_kv_option(command, o.load);
 }
 
 void write_out(const std::string& text) {

@@ -45,6 +45,12 @@ LoadedModel load_model_directory(const std::filesystem::path& directory, const C
          "together",
          (directory / kTokenizerFile).string(), config.vocab, loaded.tokenizer.vocab_size() - 1);
   }
+  if (options.kv == DType::i8 && config.head_width % kWeightGroup != 0) {
+    fail(ErrorCode::kUsage,
+         "{}: --kv int8: expected heads whose width is a multiple of {}, found head_dim = {}",
+         (directory / "config.json").string(), kWeightGroup, config.head_width);
+  }
+  loaded.model.kv_dtype = options.kv;
   if (loaded.manifest.token_stats)
     loaded.stats = read_stats(directory / *loaded.manifest.token_stats, config.vocab);
   if (!loaded.model.served) loaded.model.refresh_compute(context);

@@ -40,11 +40,12 @@ struct LoadOptions {
   std::optional<Precision> precision = {};  ///< as ReadOptions
   bool serving = false;                     ///< for inference alone: ReadOptions::serving
   TableOptions table = {};                  ///< as ReadOptions
+  std::optional<DType> kv = {};             ///< Model::kv_dtype
 };
 
 /// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest,
 /// kIntegrity for a file whose digest is not the manifest's, kMismatch when tokenizer and model do not belong
-/// together.
+/// together, kUsage for keys in int8 whose heads are no multiple of 32 wide.
 LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context,
                                  const LoadOptions& options = {});
 

@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/interrupt.h"
+#include "apps/kv_option.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/table_option.h"
@@ -105,6 +106,7 @@ void add_serve_command(CLI::App& app) {
       ->capture_default_str();
   add_engine_options(*command, *o);
   add_table_option(*command, o->load);
+  add_kv_option(*command, o->load);
   command->add_option("--trace", o->trace, "write a timeline for chrome://tracing or Perfetto");
   command->add_option("--patch", o->patches, "patch to put in force (NAME.stempatch); may be repeated")
       ->allow_extra_args(false);

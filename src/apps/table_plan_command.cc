@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "apps/commands.h"
+#include "apps/kv_option.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/system_text.h"
@@ -191,6 +192,7 @@ void add_table_plan_command(CLI::App& app) {
   command
       ->add_option("--context", o->context, "tokens of keys and values (default: the model's whole context)")
       ->check(CLI::Range(1, 1 << 24));
+  add_kv_option(*command, o->load);
   command->add_flag("--zipf", o->zipf, "ids as stem bench draws them, which repeat less than text");
   command->add_flag("!--no-verify", o->load.verify, "do not check the model's digests first");
   command->add_flag("--json", o->json, "figures as JSON");

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "core/weight_format.h"
+
 namespace stem {
 
 /// A run of consecutive query rows that attend only to one run of consecutive key/value rows, causally: query
@@ -22,6 +24,12 @@ struct Heads {
   std::int64_t query = 1;      ///< H
   std::int64_t key_value = 1;  ///< K, divides H
   std::int64_t width = 1;      ///< A
+
+  /// Columns of one head in a matrix of keys or values: A, or in i8 the bytes of A values in
+  /// WeightFormat::int8, whose groups then belong to one head each (A is a multiple of kWeightGroup).
+  std::int64_t stored_width(DType dtype) const {
+    return dtype == DType::i8 ? stored_row_bytes(WeightFormat::int8, width) : width;
+  }
 };
 
 /// N input tokens, concatenated segments.

@@ -77,6 +77,10 @@ constexpr DType dtype_of<bf16>() {
   return DType::bf16;
 }
 template <>
+constexpr DType dtype_of<std::int8_t>() {
+  return DType::i8;
+}
+template <>
 constexpr DType dtype_of<std::int32_t>() {
   return DType::i32;
 }

@@ -39,9 +39,10 @@ Group group_of(std::span<const float> row, std::int64_t g) {
   return values;
 }
 
-// The nearest integer, to even on ties: in the last place of 1.5 · 2^23 there are no fractions.
+// Added and subtracted, it leaves the nearest integer, to even on ties: 1.5 · 2^23 has no fractions.
+constexpr float kCounter = 12582912.0f;
+
 int nearest(float value, int low, int high) {
-  constexpr float kCounter = 12582912.0f;
   if (std::isnan(value)) return 0;
   return static_cast<int>(std::clamp(value, static_cast<float>(low), static_cast<float>(high)) + kCounter -
                           kCounter);
@@ -186,15 +187,20 @@ void store_int4_f16(std::span<const float> row, std::byte* to) {
 
 void store_int8(std::span<const float> row, std::byte* to) {
   for (std::int64_t g = 0; g < weight_groups(static_cast<std::int64_t>(row.size())); ++g) {
+    // Keys are stored at every token: these loops become vectors.
     const Group x = group_of(row, g);
-    float top = 0.0f;
-    for (const float v : x) top = std::max(top, std::abs(v));
-    const std::uint16_t half = to_half(top / 127.0f);
+    std::int32_t top = 0;  // magnitudes keep their order as integers
+    for (const float v : x) top = std::max(top, std::bit_cast<std::int32_t>(v) & 0x7fffffff);
+    const std::uint16_t half = to_half(std::bit_cast<float>(top) / 127.0f);
     const float scale = from_half(half), inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    std::array<std::int8_t, kWeightGroup> q;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const float value = std::min(std::max(-127.0f, x[i] * inverse), 127.0f);  // a NaN is −127
+      q[i] = static_cast<std::int8_t>(static_cast<int>(value + kCounter - kCounter));
+    }
     std::byte* const block = to + g * (2 + kWeightGroup);
     put_u16(block, half);
-    for (std::size_t i = 0; i < x.size(); ++i)
-      block[2 + i] = static_cast<std::byte>(nearest(x[i] * inverse, -127, 127));
+    std::memcpy(block + 2, q.data(), q.size());
   }
 }
 

@@ -66,6 +66,47 @@ TEST_F(SmallSession, AFullContextIsRefusedAndNothingIsLost) {
   EXPECT_EQ(Session(context, model, nullptr, 1000).capacity(), 20);
 }
 
+// Keys and values in f32, bf16 and int8: nearly the same logits, and of each the same bits however the text
+// is cut.
+TEST(Session, KeysInFewerBitsChangeLittleAndStayIndependentOfChunks) {
+  ModelConfig c = small();
+  c.width = 64;
+  c.head_width = 32;
+  c.max_positions = 64;
+  Model model(c, {});
+  init_weights(model, 5);
+  Workspace workspace;
+  const Context context{&cpu_kernels(), &workspace, true};
+  std::vector<std::int32_t> text(60);
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::int32_t>(i * 7 % 50);
+  std::vector<float> wide;
+  double before = 0;
+  for (const DType type : {DType::f32, DType::bf16, DType::i8}) {
+    model.kv_dtype = type;
+    Session whole(context, model), parts(context, model);
+    const auto first = whole.feed(text);
+    const std::vector<float> logits(first.begin(), first.end());
+    std::span<const float> last;
+    for (std::size_t i = 0; i < text.size();) {
+      const std::size_t count = std::min<std::size_t>(i % 5 + 1, text.size() - i);
+      last = parts.feed(std::span(text).subspan(i, count));
+      i += count;
+    }
+    EXPECT_EQ(std::memcmp(logits.data(), last.data(), last.size_bytes()), 0) << name_of(type);
+    if (type == DType::f32) wide = logits;
+    double difference = 0, size = 0;
+    for (std::size_t i = 0; i < wide.size(); ++i) {
+      difference = std::max(difference, static_cast<double>(std::abs(logits[i] - wide[i])));
+      size = std::max(size, static_cast<double>(std::abs(wide[i])));
+    }
+    EXPECT_LE(difference, 0.02 * size) << name_of(type);
+    if (type != DType::f32) {
+      EXPECT_GT(difference, before) << name_of(type) << ": expected to differ";
+    }
+    EXPECT_EQ(KvCache::row_bytes(model), 2 * 2 * (type == DType::f32 ? 128 : type == DType::bf16 ? 64 : 34));
+  }
+}
+
 TEST_F(SmallSession, RewindIsAsIfTheRestHadNeverBeenFed) {
   Session session(context, model), other(context, model);
   session.feed(std::vector<std::int32_t>{1, 2, 3, 4, 5});

@@ -119,8 +119,8 @@ struct AttentionKernels {
 
   /// The forward for inference: as attention_forward without lse; splits keys at fixed positions, so that a
   /// query's result does not depend on what else is in the batch, on chunking or on the thread count. k and v
-  /// may be bf16 beside a wide q and y; queries and probabilities are then rounded to bf16, too, where the
-  /// machine multiplies bf16.
+  /// may be bf16 or i8 (Heads::stored_width) beside a wide q and y; they, queries and probabilities are then
+  /// rounded to bf16 where the machine multiplies bf16.
   void (*attention_invariant)(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments);
 };
 

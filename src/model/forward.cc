@@ -37,13 +37,22 @@ Qkv split(const ModelConfig& c, Out qkv) {
   return {qkv.slice_cols(0, q), qkv.slice_cols(q, kv), qkv.slice_cols(q + kv, kv), qkv.slice_cols(0, q + kv)};
 }
 
-void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, Out keys, Out values) {
+void append_to_cache(const Context& ctx, const TokenBatch& batch, In k, In v, Heads heads, Out keys,
+                     Out values) {
   for (const Segment& s : batch.segments) {
     const std::int64_t first = s.k_row + s.k_len - s.q_len;
     require(first >= s.k_row && first + s.q_len <= keys.rows, "KV cache overflow");
-    convert(ctx, keys.slice_rows(first, s.q_len), k.slice_rows(s.q_row, s.q_len));
-    convert(ctx, values.slice_rows(first, s.q_len), v.slice_rows(s.q_row, s.q_len));
+    store_keys(ctx, keys.slice_rows(first, s.q_len), k.slice_rows(s.q_row, s.q_len), heads);
+    store_keys(ctx, values.slice_rows(first, s.q_len), v.slice_rows(s.q_row, s.q_len), heads);
   }
+}
+
+// What a cache would give back for them.
+In as_cached(const Context& ctx, In m, Heads heads, DType dtype) {
+  if (m.dtype == dtype) return m;
+  const Out stored = ctx.workspace->matrix(dtype, m.rows, heads.key_value * heads.stored_width(dtype));
+  store_keys(ctx, stored, m, heads);
+  return stored;
 }
 
 // q, k, v = W x̂ + b, and with qk_norm RMSNorm of every head of q and k.
@@ -101,17 +110,18 @@ void attention_layer_forward(const Context& ctx, const Model& model, std::size_t
   project_qkv(ctx, model, l, now, s);
   rope_forward(ctx, now.qk, c.heads + c.kv_heads, model.cos_sin, batch.positions);
   Workspace::Scope scope(*ctx.workspace);
+  const Heads heads = c.attention_heads();
   In keys = now.k, values = now.v;
   if (cache != nullptr) {
-    append_to_cache(ctx, batch, now.k, now.v, cache->keys[l], cache->values[l]);
+    append_to_cache(ctx, batch, now.k, now.v, heads, cache->keys[l], cache->values[l]);
     keys = cache->keys[l];
     values = cache->values[l];
   } else if (ctx.inference) {
     // The same bits as through a cache.
-    keys = as_type(ctx, keys, model.cache_dtype());
-    values = as_type(ctx, values, model.cache_dtype());
+    keys = as_cached(ctx, keys, heads, model.cache_dtype());
+    values = as_cached(ctx, values, heads, model.cache_dtype());
   }
-  attention_forward(ctx, s.attended, s.lse, now.q, keys, values, c.attention_heads(), batch.segments);
+  attention_forward(ctx, s.attended, s.lse, now.q, keys, values, heads, batch.segments);
   linear_forward(ctx, s.x_mid, s.attended, w.o, s.x_in);
 }
 
@@ -296,7 +306,8 @@ void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out 
 KvCache::KvCache(const Model& model, std::int64_t capacity) {
   const ModelConfig& c = model.config;
   const DType dtype = model.cache_dtype();
-  const std::int64_t cols = c.kv_heads * c.head_width, bytes = capacity * cols * size_of(dtype);
+  const std::int64_t cols = c.kv_heads * c.attention_heads().stored_width(dtype),
+                     bytes = capacity * cols * size_of(dtype);
   const std::int64_t aligned = (bytes + 63) / 64 * 64;
   memory = Buffer(static_cast<std::size_t>(2 * c.layers * aligned));
   memory.clear();
@@ -311,7 +322,8 @@ KvCache::KvCache(const Model& model, std::int64_t capacity) {
 
 std::int64_t KvCache::row_bytes(const Model& model) {
   const ModelConfig& c = model.config;
-  return c.layers * 2 * c.kv_heads * c.head_width * size_of(model.cache_dtype());
+  const DType dtype = model.cache_dtype();
+  return c.layers * 2 * c.kv_heads * c.attention_heads().stored_width(dtype) * size_of(dtype);
 }
 
 void KvCache::copy_rows(std::int64_t from, std::int64_t to, std::int64_t count) {

@@ -65,7 +65,8 @@ struct Activations {
   RouterStats router;  // filled by forward_hidden and backward
 };
 
-/// Keys and values of earlier tokens, one matrix a layer: [capacity, K·A]. Segments address its rows.
+/// Keys and values of earlier tokens, one matrix a layer: [capacity, K·Heads::stored_width]. Segments address
+/// its rows.
 struct KvCache {
   Buffer memory;                  ///< of all layers: one, so that its pages are large
   std::vector<Out> keys, values;  // [L]

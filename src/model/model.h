@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "model/config.h"
@@ -48,6 +49,7 @@ struct Model {
   Table table;                              ///< [V][S][F]; may be absent
   Tensor cos_sin;                           ///< [max_positions, A] wide, rotary table
   std::vector<std::int32_t> hashed_expert;  ///< [V] expert of each token, only in hash_moe
+  std::optional<DType> kv_dtype;            ///< f32, bf16 or i8, when cache_dtype is chosen
 
   Model() = default;
   /// Allocates everything, zeroed (norms one). `with_table` false leaves the table absent, to be mapped
@@ -61,8 +63,9 @@ struct Model {
     require(!served, "the plain weights of a served model");
     return precision.narrow == precision.wide ? weights : compute;
   }
-  /// What keys and values are rounded to in inference, kept in a cache or not: bf16 beside served weights.
-  DType cache_dtype() const { return served ? DType::bf16 : precision.wide; }
+  /// What keys and values are rounded to in inference, kept in a cache or not: by default bf16 beside served
+  /// weights.
+  DType cache_dtype() const { return kv_dtype.value_or(served ? DType::bf16 : precision.wide); }
   LayerWeights layer_weights(std::size_t l) const;
   Weight head_weight() const { return served ? served.head : Weight{gemm_weights().head}; }
   /// The token embedding [V, D] wide. Not of served models.

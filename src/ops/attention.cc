@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
+#include "core/weight_format.h"
 #include "ops/checks.h"
+#include "ops/linear.h"
 
 namespace stem {
 namespace {
@@ -35,15 +38,24 @@ void rotate(const Context& ctx, const Out& x, std::int64_t heads, const In& cos_
   kernels_of(ctx).rope.rope(x, heads, cos_sin, positions, inverse);
 }
 
+// Keys or values [M, K·stored_width].
+void require_keys(const In& m, const Heads& heads, std::string_view what) {
+  const std::int64_t cols = heads.key_value * heads.stored_width(m.dtype);
+  if (m.dtype != DType::i8) return require_matrix(m, m.rows, cols, what);
+  require(heads.width % kWeightGroup == 0, "attention: heads in i8 are no multiple of 32 wide");
+  require(m.cols == cols && m.stride >= cols && (m.data != nullptr || m.rows == 0), what);
+}
+
 // `cached`: keys and values may be stored narrower than q.
 void require_attention_shapes(const In& q, const In& k, const In& v, const Heads& heads,
                               std::span<const Segment> segments, bool cached = false) {
   require(heads.key_value > 0 && heads.query % heads.key_value == 0, "attention: K does not divide H");
   require_matrix(q, q.rows, heads.query * heads.width, "attention: q is not [N, H·A]");
-  require_matrix(k, k.rows, heads.key_value * heads.width, "attention: k is not [M, K·A]");
-  require_matrix(v, k.rows, heads.key_value * heads.width, "attention: v is not [M, K·A]");
-  require(k.dtype == v.dtype && (q.dtype == k.dtype || (cached && k.dtype == DType::bf16)),
-          "attention: q, k and v differ in dtype");
+  require_keys(k, heads, "attention: k is not [M, K·A]");
+  require_keys(v, heads, "attention: v is not [M, K·A]");
+  require(k.rows == v.rows, "attention: k and v differ in rows");
+  const bool narrower = cached && (k.dtype == DType::bf16 || k.dtype == DType::i8);
+  require(k.dtype == v.dtype && (q.dtype == k.dtype || narrower), "attention: q, k and v differ in dtype");
   for (const Segment& s : segments) {
     require(s.q_row >= 0 && s.q_len >= 0 && s.q_row + s.q_len <= q.rows, "attention: segment beyond q");
     require(s.k_row >= 0 && s.k_len >= s.q_len && s.k_row + s.k_len <= k.rows, "attention: segment beyond k");
@@ -92,6 +104,24 @@ void attention_forward(const Context& ctx, Out y, Out lse, In q, In k, In v, Hea
   }
   if (lse) require_wide(lse, q.rows, heads.query, "attention_forward: lse is not wide [N, H]");
   kernels_of(ctx).attention.attention_forward(y, lse, q, k, v, heads, segments);
+}
+
+void store_keys(const Context& ctx, Out to, In from, Heads heads) {
+  if (to.dtype != DType::i8) return convert(ctx, to, from);
+  require_keys(to, heads, "store_keys: to is not [N, K·stored_width]");
+  require_wide(from, to.rows, heads.key_value * heads.width, "store_keys: from is not wide [N, K·A]");
+  const auto store = [&](std::int64_t n, const float* row) {
+    store_row(WeightFormat::int8, {row, static_cast<std::size_t>(from.cols)},
+              reinterpret_cast<std::byte*>(to.row<std::int8_t>(n)));
+  };
+  if (from.dtype == DType::f64) {
+    for (std::int64_t n = 0; n < from.rows; ++n) {
+      const std::vector<float> row(from.row<double>(n), from.row<double>(n) + from.cols);
+      store(n, row.data());
+    }
+    return;
+  }
+  for (std::int64_t n = 0; n < from.rows; ++n) store(n, from.row<float>(n));
 }
 
 void attention_backward(const Context& ctx, Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In y, In lse,

@@ -37,9 +37,12 @@ void rope_backward(const Context&, Out d_x, std::int64_t heads, In cos_sin,
 
 /// y [N, H·A] = softmax(q kᵀ/√A) v within each segment, causal. q [N, H·A], k, v [M, K·A], narrow.
 /// lse [N, H] wide is kept for the backward (null: not kept). With ctx.inference, lse must be null and the
-/// batch-invariant kernel runs; k and v may then be bf16 beside a wide q.
+/// batch-invariant kernel runs; k and v may then be bf16 or i8 beside a wide q.
 void attention_forward(const Context&, Out y, Out lse, In q, In k, In v, Heads heads,
                        std::span<const Segment> segments);
+
+/// Keys or values [N, K·A] wide as `to` [N, K·Heads::stored_width] keeps them: f32, bf16 or i8.
+void store_keys(const Context&, Out to, In from, Heads heads);
 
 /// d_q [N, H·A], d_k, d_v [M, K·A] overwrite. Segments must have k_len = q_len and k_row = q_row.
 void attention_backward(const Context&, Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In y, In lse,

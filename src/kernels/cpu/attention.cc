@@ -8,6 +8,7 @@
 #include <omp.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -66,6 +67,27 @@ inline Left as_floats(const float* block, std::int64_t stride, std::int64_t, std
 inline Left as_floats(const bf16* block, std::int64_t stride, std::int64_t rows, std::int64_t width,
                       Tile tile) {
   copy_tile(tile, block, stride, rows, width, 1.0f);
+  return {tile.data, tile.stride, 1};
+}
+
+/// Rows of WeightFormat::int8.
+inline Left as_floats(const std::int8_t* block, std::int64_t stride, std::int64_t rows, std::int64_t width,
+                      Tile tile) {
+  const hn::Rebind<std::int8_t, Floats> bytes;
+  const hn::RebindToSigned<Floats> integers;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int8_t* from = block + r * stride;
+    for (std::int64_t a = 0; a < width; a += kWeightGroup) {
+      std::uint16_t half;
+      std::memcpy(&half, from, sizeof(half));
+      from += sizeof(half);
+      const Vec scale = set(from_half(half));
+      for (std::int64_t i = 0; i < kWeightGroup; i += kLanes, from += kLanes) {
+        const auto q = hn::PromoteTo(integers, hn::LoadU(bytes, from));
+        store(hn::Mul(hn::ConvertTo(Floats(), q), scale), tile.data + r * tile.stride + a + i);
+      }
+    }
+  }
   return {tile.data, tile.stride, 1};
 }
 
@@ -187,13 +209,14 @@ void attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::span<
   float* const scratch = scratch_store.data();
   const Work* const works = work_store.data();
   const auto count = static_cast<std::int64_t>(work_store.size());
-  const std::int64_t group = heads.query / heads.key_value, width = heads.width;
+  const std::int64_t group = heads.query / heads.key_value, width = heads.width,
+                     stored = heads.stored_width(k.dtype);
   const auto all = [&]<class T, class S>(const T*, const S*) {
 #pragma omp parallel for schedule(dynamic, 1) if (pairs > 4 * kParallelElements)
     for (std::int64_t w = 0; w < count; ++w) {
       const Work& work = works[w];
       const Segment& seg = *work.segment;
-      const std::int64_t row = seg.q_row + work.first_query, kv = work.head / group * width;
+      const std::int64_t row = seg.q_row + work.first_query, kv = work.head / group * stored;
       const bool one = work.heads > 1;  // query, of several heads
       const std::int64_t queries = one ? work.heads : std::min(kQueryBlock, seg.q_len - work.first_query);
       attend<T, S>(y.row<T>(row) + work.head * width, one ? width : y.stride,
@@ -204,7 +227,10 @@ void attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::span<
                    Scratch(scratch + floats * omp_get_thread_num(), width));
     }
   };
-  with_type(q.dtype, [&](auto* type) { with_type(k.dtype, [&](auto* stored) { all(type, stored); }); });
+  with_type(q.dtype, [&](auto* type) {
+    if (k.dtype == DType::i8) return all(type, static_cast<const std::int8_t*>(nullptr));
+    with_type(k.dtype, [&](auto* keys) { all(type, keys); });
+  });
 }
 
 void attention_invariant(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments) {
@@ -244,8 +270,7 @@ void attention_backward(Out d_q, Out d_k, Out d_v, In d_y, In q, In k, In v, In 
 }
 
 void attention_invariant(Out y, In q, In k, In v, Heads heads, std::span<const Segment> segments) {
-  if (k.dtype == DType::bf16 && amx_supported())
-    return amx_attention_forward(y, {}, q, k, v, heads, segments);
+  if (k.dtype != DType::f32 && amx_supported()) return amx_attention_forward(y, {}, q, k, v, heads, segments);
   vector_kernels().attention_invariant(y, q, k, v, heads, segments);
 }
 

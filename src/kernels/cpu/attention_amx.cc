@@ -10,6 +10,7 @@
 #include <omp.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -127,17 +128,40 @@ struct PackedKeys {
   std::int64_t first, steps;
 };
 
+/// Keys or values of one head in bf16: themselves, or out of int8 (Heads::stored_width) into `opened`.
+In rows_of(const In& m, std::int64_t width, bf16* opened) {
+  if (m.dtype == DType::bf16) return m;
+  for (std::int64_t r = 0; r < m.rows; ++r) {
+    const std::int8_t* from = m.row<std::int8_t>(r);
+    for (std::int64_t a = 0; a < width; a += kWeightGroup) {
+      std::uint16_t half;
+      std::memcpy(&half, from, sizeof(half));
+      from += sizeof(half);
+      const __m512 scale = _mm512_set1_ps(from_half(half));
+      const auto values = [&](const std::int8_t* at) {
+        const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+        return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), scale);
+      };
+      _mm512_store_si512(opened + r * width + a, narrow(values(from), values(from + 16)));
+      from += kWeightGroup;
+    }
+  }
+  return {opened, DType::bf16, m.rows, width, width};
+}
+
 struct ForwardScratch {
   bf16 *keys, *values;  // packed, for Q Kᵀ and for P V
   bf16 *queries, *probabilities;
-  float *scores, *output;  // [32, kKeys], [32, padded A]
+  bf16 *key_rows, *value_rows;  // [32, padded A], of keys and values in int8
+  float *scores, *output;       // [32, kKeys], [32, padded A]
   float top[kBlock], total[kBlock];
 
   /// `keys`: of the longest piece of work whose keys are packed as a whole, at least kKeys.
   static std::int64_t bytes(std::int64_t keys, std::int64_t width) {
     const std::int64_t values = blocks(keys) * blocks(width) * 2 * kTile;
-    return 2 * (2 * values + blocks(width) * 2 * kTile + kBlock * kKeys) +
-           4 * kBlock * (kKeys + blocks(width) * kBlock) + 6 * 64;
+    return 2 * (2 * values + blocks(width) * 2 * kTile + kBlock * kKeys +
+                2 * kBlock * blocks(width) * kBlock) +
+           4 * kBlock * (kKeys + blocks(width) * kBlock) + 8 * 64;
   }
   ForwardScratch(char* memory, std::int64_t most_keys, std::int64_t width) {
     Parts parts(memory);
@@ -145,25 +169,31 @@ struct ForwardScratch {
     values = parts.take<bf16>(blocks(most_keys) * blocks(width) * 2 * kTile);
     queries = parts.take<bf16>(blocks(width) * 2 * kTile);
     probabilities = parts.take<bf16>(kBlock * kKeys);
+    key_rows = parts.take<bf16>(kBlock * blocks(width) * kBlock);
+    value_rows = parts.take<bf16>(kBlock * blocks(width) * kBlock);
     scores = parts.take<float>(kBlock * kKeys);
     output = parts.take<float>(kBlock * blocks(width) * kBlock);
   }
   PackedKeys pack(const In& k, const In& v, const ForwardWork& work, std::int64_t first, std::int64_t count,
                   std::int64_t width) const {
     const std::int64_t row = work.segment->k_row + first, steps = blocks(count), wide = blocks(width);
-    const In key = head_of(k, row, count, work.kv_head, width),
-             value = head_of(v, row, count, work.kv_head, width);
+    const std::int64_t stored = Heads{1, 1, width}.stored_width(k.dtype), unit = 64 / size_of(k.dtype);
+    const In key = head_of(k, row, count, work.kv_head, stored),
+             value = head_of(v, row, count, work.kv_head, stored);
     for (std::int64_t s = 0; s < steps; ++s) {
       // Rows of one head lie apart: the hardware does not see the next ones coming.
       for (std::int64_t i = (s + 1) * kBlock; i < std::min(count, (s + 2) * kBlock); ++i) {
-        for (std::int64_t a = 0; a < width; a += 32) {
-          _mm_prefetch(reinterpret_cast<const char*>(key.row<bf16>(i) + a), _MM_HINT_T0);
-          _mm_prefetch(reinterpret_cast<const char*>(value.row<bf16>(i) + a), _MM_HINT_T0);
+        for (std::int64_t a = 0; a < stored; a += unit) {
+          for (const In* m : {&key, &value})
+            _mm_prefetch(m->slice_rows(i, 1).slice_cols(a, 1).data, _MM_HINT_T0);
         }
       }
+      const std::int64_t at = s * kBlock, rows = std::min(kBlock, count - at);
+      const In key_block = rows_of(key.slice_rows(at, rows), width, key_rows),
+               value_block = rows_of(value.slice_rows(at, rows), width, value_rows);
       for (std::int64_t a = 0; a < wide; ++a) {
-        pack_columns(keys + (s * wide + a) * 2 * kTile, key, true, a * kBlock, s * kBlock);
-        pack_columns(values + (a * steps + s) * 2 * kTile, value, false, s * kBlock, a * kBlock);
+        pack_columns(keys + (s * wide + a) * 2 * kTile, key_block, true, a * kBlock, 0);
+        pack_columns(values + (a * steps + s) * 2 * kTile, value_block, false, 0, a * kBlock);
       }
     }
     return {keys, values, first, steps};

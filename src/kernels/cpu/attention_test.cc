@@ -10,7 +10,7 @@ namespace {
 const Kernels& cpu = cpu_kernels();
 const Kernels& oracle = reference_kernels();
 
-constexpr Heads kHeads[] = {{1, 1, 5}, {4, 2, 16}, {3, 3, 24}, {6, 1, 64}};
+constexpr Heads kHeads[] = {{1, 1, 5}, {4, 2, 16}, {3, 3, 24}, {4, 2, 32}, {6, 1, 64}};
 
 std::vector<Segment> documents(std::initializer_list<std::int64_t> lengths) {
   std::vector<Segment> segments;
@@ -96,24 +96,40 @@ TEST(Attention, BackwardDoesNotDependOnThreads) {
   EXPECT_TRUE(same_bits(q1, q3) && same_bits(k1, k3) && same_bits(v1, v3));
 }
 
+/// Keys or values [rows, K·A] as `dtype` keeps them.
+Matrix keys(DType dtype, std::int64_t rows, const Heads& heads, std::uint64_t seed, double scale) {
+  const std::int64_t narrow = heads.key_value * heads.width;
+  if (dtype != DType::i8) return Matrix(dtype, rows, narrow).randomise(seed, scale);
+  const Matrix values = Matrix(DType::f32, rows, narrow).randomise(seed, scale);
+  Matrix stored(DType::i8, rows, heads.key_value * heads.stored_width(DType::i8));
+  for (std::int64_t r = 0; r < rows; ++r)
+    store_row(WeightFormat::int8, {In(values).row<float>(r), static_cast<std::size_t>(narrow)},
+              reinterpret_cast<std::byte*>(Out(stored).row<std::int8_t>(r)));
+  return stored;
+}
+
 // A cache of keys that is longer than the queries, read from a row of its own, in chunks of every size: the
 // bits are those of the whole.
 TEST(Attention, InvariantOverChunksBatchAndThreads) {
-  constexpr std::pair<DType, DType> kTypes[] = {
-      {DType::f32, DType::f32}, {DType::bf16, DType::bf16}, {DType::f32, DType::bf16}};  // q and y; k and v
+  constexpr std::pair<DType, DType> kTypes[] = {{DType::f32, DType::f32},
+                                                {DType::bf16, DType::bf16},
+                                                {DType::f32, DType::bf16},
+                                                {DType::f32, DType::i8}};  // q and y; k and v
   for (const auto& [type, stored] : kTypes) {
     for (const Heads& heads : kHeads) {
       const std::int64_t length = 280, before = 37;  // keys in two chunks of 256, where those are used
-      const std::int64_t wide = heads.query * heads.width, narrow = heads.key_value * heads.width;
+      const std::int64_t wide = heads.query * heads.width;
       const Matrix q = Matrix(type, length, wide).randomise(1, 4);
-      const Matrix k = Matrix(stored, before + length, narrow).randomise(2, 4);
-      const Matrix v = Matrix(stored, before + length, narrow).randomise(3);
+      if (stored == DType::i8 && heads.width % kWeightGroup != 0) continue;
+      const Matrix k = keys(stored, before + length, heads, 2, 4);
+      const Matrix v = keys(stored, before + length, heads, 3, 1);
       Matrix all(type, length, wide), want(DType::f64, length, wide);
       const Segment whole{0, length, before, length};
       cpu.attention.attention_invariant(all, q, k, v, heads, {&whole, 1});
       oracle.attention.attention_invariant(want, q, k, v, heads, {&whole, 1});
-      if (stored == DType::bf16)  // perhaps on tiles, which round queries and probabilities to bf16
-        EXPECT_LE(error_norm(all, want), 4e-3);
+      // Perhaps on tiles, which round queries and probabilities to bf16, and keys and values in int8, too.
+      if (stored != DType::f32)
+        EXPECT_LE(error_norm(all, want), stored == DType::i8 ? 8e-3 : 4e-3);
       else
         expect_close(all, want, 1e-5, "y");
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/reference/families.h"
 #include "kernels/reference/rows_as_doubles.h"
@@ -44,13 +45,25 @@ std::int64_t visible_keys(const Segment& s, std::int64_t i) {
   return i + 1 + (s.k_len - s.q_len);
 }
 
+/// Keys or values [M, K·A], however they are stored.
+Matrix load_keys(const In& stored, const Heads& heads) {
+  if (stored.dtype != DType::i8) return load_matrix(stored);
+  Matrix opened(stored.rows, heads.key_value * heads.width);
+  std::vector<float> row(static_cast<std::size_t>(heads.key_value * heads.width));
+  for (std::int64_t n = 0; n < stored.rows; ++n) {
+    read_row(WeightFormat::int8, reinterpret_cast<const std::byte*>(stored.row<std::int8_t>(n)), row);
+    std::copy(row.begin(), row.end(), opened[n]);
+  }
+  return opened;
+}
+
 void attention_forward(Out y, Out lse, In q, In k, In v, Heads heads, std::span<const Segment> segments) {
   const std::int64_t width = heads.width, group = heads.query / heads.key_value;
   const double scale = 1.0 / std::sqrt(static_cast<double>(width));
   for (const Segment& s : segments) {
     const Matrix queries = load_matrix(q.slice_rows(s.q_row, s.q_len));
-    const Matrix keys = load_matrix(k.slice_rows(s.k_row, s.k_len));
-    const Matrix values = load_matrix(v.slice_rows(s.k_row, s.k_len));
+    const Matrix keys = load_keys(k.slice_rows(s.k_row, s.k_len), heads);
+    const Matrix values = load_keys(v.slice_rows(s.k_row, s.k_len), heads);
     Matrix result(s.q_len, heads.query * width), log_sums(s.q_len, heads.query);
     Row p(static_cast<std::size_t>(s.k_len));
 
