@@ -140,6 +140,7 @@ void run_bench(const Options& o) {
   if (store != nullptr) store->trace(trace.get());
   const Timing t = measure(runtime, opened, o, trace.get());
   if (store != nullptr) store->trace(nullptr);
+  if (trace != nullptr) trace->finish();
   const double ttft = median(t.prefill), prefill = static_cast<double>(o.prompt) / ttft,
                decode = static_cast<double>(o.decode) / median(t.decode),
                rate = decode * (weights + record + cached);

@@ -54,6 +54,7 @@ void run_serve(Options o) {
   fmt::print(stderr, "finishing {} answers; once more ends at once\n",
              engine.stats().running + engine.stats().waiting);
   server.drain();
+  if (trace != nullptr) trace->finish();
 }
 
 void add_engine_options(CLI::App& command, Options& o) {
