@@ -378,6 +378,13 @@ TEST_F(Api, DrainFinishesStreamsAndRefusesTheRest) {
   ASSERT_NE(stream.read_until("data:", 5000ms), "");
   std::thread drain([&] { server->drain(); });
   EXPECT_TRUE(soon([&] { return engine->draining(); }));
+  // New connections are told, too, as long as an answer is being made.
+  httplib::Client balancer("127.0.0.1", server->port());
+  const auto health = balancer.Get("/health");
+  ASSERT_TRUE(health);
+  EXPECT_EQ(health->status, 503);
+  EXPECT_EQ(health->body, R"({"status":"draining"})");
+  EXPECT_EQ(balancer.Post("/v1/completions", R"({"prompt": "a"})", "application/json")->status, 503);
   const std::string rest = stream.read_until("[DONE]", 20000ms);
   EXPECT_NE(rest.find("\"finish_reason\":\"length\""), std::string::npos);
   EXPECT_NE(rest.find("[DONE]"), std::string::npos);
