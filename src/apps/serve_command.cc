@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/interrupt.h"
+#include "apps/number_option.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/table_option.h"
@@ -102,7 +103,7 @@ void add_serve_command(CLI::App& app) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_option("--max-seconds", o->api.service.answer_seconds, "most time for a response; 0: any")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(number_in(0.0, 1e6))
       ->capture_default_str();
   add_engine_options(*command, *o);
   add_table_option(*command, o->load);
