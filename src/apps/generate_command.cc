@@ -125,6 +125,17 @@ void run_generate(Options o) {
                        {"patches", patches}}));
 }
 
+// Whether a typed line is text; if not, says why: a slip of the keyboard does not end a conversation.
+bool is_text(const std::string& line) {
+  try {
+    check_utf8(line, "this line is left out");
+    return true;
+  } catch (const Error& e) {
+    fmt::print(stderr, "stem: {}\n", e.what());
+    return false;
+  }
+}
+
 // Every line is a user's message; the model's template turns the conversation into a prompt. What the session
 // has read already is not read again.
 void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
@@ -140,6 +151,7 @@ void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
       turns.clear();
       continue;
     }
+    if (!is_text(line)) continue;
     if (turns.empty())
       turns = turns_of(o.system, line);
     else
@@ -173,6 +185,7 @@ void run_chat(const Options& o) {
       fresh = true;
       continue;
     }
+    if (!is_text(line)) continue;
     std::vector<std::int32_t> tokens = prompt_tokens(opened.loaded, line);
     const auto needed = static_cast<std::int64_t>(session->tokens().size() + tokens.size());
     if (fresh || needed + 1 >= session->capacity()) {
