@@ -24,6 +24,7 @@ namespace {
 struct Options {
   std::string model, trace;
   std::int64_t prompt = 512, decode = 64, repeats = 3;
+  bool prompt_given = false, decode_given = false;
   bool json = false, cold = false;
   LoadOptions load{.serving = true};
 };
@@ -119,13 +120,23 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o, T
   return t;
 }
 
-void run_bench(const Options& o) {
+// What was not asked for shrinks to what the context holds.
+void fit(Options& o, std::int64_t context) {
+  if (!o.decode_given) {
+    const std::int64_t room = o.prompt_given ? context - o.prompt : context / 2;
+    o.decode = std::clamp<std::int64_t>(room, 1, o.decode);
+  }
+  if (!o.prompt_given) o.prompt = std::clamp<std::int64_t>(context - o.decode, 1, o.prompt);
+}
+
+void run_bench(Options o) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model, {}, o.load);
   RecordStore* const store = opened.model().table.store().get();
   if (o.cold && store == nullptr)
     fail(ErrorCode::kUsage, "--cold: expected a table on disk (--table disk:BUDGET), found none");
   const ModelConfig& c = opened.model().config;
+  fit(o, c.max_positions);
   if (o.prompt + o.decode > c.max_positions)
     fail(ErrorCode::kUsage,
          "--prompt and --decode: expected at most {} tokens together (max_position_embeddings), found {}",
@@ -200,12 +211,14 @@ void add_bench_command(CLI::App& app) {
       app.add_subcommand("bench", "time a model here: prompts, answers, share of memory's rate");
   command->footer("One sequence, ids by Zipf's law, medians over the repeats.\n");
   command->add_option("model", o->model, "model directory")->required();
-  command->add_option("--prompt", o->prompt, "tokens of the prompt")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command->add_option("--decode", o->decode, "tokens of the answer")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
+  CLI::Option* const prompt =
+      command->add_option("--prompt", o->prompt, "tokens of the prompt; fewer if the context is shorter")
+          ->check(CLI::Range(1, 1 << 20))
+          ->capture_default_str();
+  CLI::Option* const decode =
+      command->add_option("--decode", o->decode, "tokens of the answer; fewer if the context is shorter")
+          ->check(CLI::Range(1, 1 << 20))
+          ->capture_default_str();
   command->add_option("--repeats", o->repeats, "runs")->check(CLI::Range(1, 1000))->capture_default_str();
   add_table_option(*command, o->load);
   command->add_flag("--cold", o->cold,
@@ -216,7 +229,11 @@ void add_bench_command(CLI::App& app) {
       "--trace", o->trace,
       "write a timeline for chrome://tracing or Perfetto: tokens, reads of the table, waits for them");
   command->add_flag("--json", o->json, "the figures as JSON");
-  command->callback([o] { run_bench(*o); });
+  command->callback([o, prompt, decode] {
+    o->prompt_given = prompt->count() > 0;
+    o->decode_given = decode->count() > 0;
+    run_bench(*o);
+  });
 }
 
 }  // namespace stem
