@@ -133,8 +133,11 @@ void run_bench(Options o) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model, {}, o.load);
   RecordStore* const store = opened.model().table.store().get();
+  if (o.cold && !opened.model().table.present())
+    fail(ErrorCode::kUsage, "--cold: expected a model with a STEM table, found {} without one", o.model);
   if (o.cold && store == nullptr)
-    fail(ErrorCode::kUsage, "--cold: expected a table on disk (--table disk:BUDGET), found none");
+    fail(ErrorCode::kUsage, "--cold: expected a table on disk (--table disk:BUDGET), found --table {}",
+         placement_text(o.load.table.placement));
   const ModelConfig& c = opened.model().config;
   fit(o, c.max_positions);
   if (o.prompt + o.decode > c.max_positions)
