@@ -25,6 +25,7 @@ namespace {
 struct Options {
   std::string model, trace;
   std::int64_t prompt = 512, decode = 64, repeats = 3;
+  bool prompt_given = false, decode_given = false;
   bool json = false, cold = false;
   LoadOptions load{.serving = true};
 };
@@ -120,13 +121,28 @@ Timing measure(Runtime& runtime, const PatchedModel& opened, const Options& o, T
   return t;
 }
 
-void run_bench(const Options& o) {
+// What was not asked for shrinks to what the context holds.
+void fit(Options& o, std::int64_t context) {
+  if (!o.decode_given) {
+    const std::int64_t room = o.prompt_given ? context - o.prompt : context / 2;
+    o.decode = std::clamp<std::int64_t>(room, 1, o.decode);
+  }
+  if (!o.prompt_given) o.prompt = std::clamp<std::int64_t>(context - o.decode, 1, o.prompt);
+}
+
+void run_bench(Options o) {
+  std::unique_ptr<TraceWriter> trace;  // outlives the table's store, which writes to it
+  if (!o.trace.empty()) trace = std::make_unique<TraceWriter>(o.trace);
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model, {}, o.load);
   RecordStore* const store = opened.model().table.store().get();
+  if (o.cold && !opened.model().table.present())
+    fail(ErrorCode::kUsage, "--cold: expected a model with a STEM table, found {} without one", o.model);
   if (o.cold && store == nullptr)
-    fail(ErrorCode::kUsage, "--cold: expected a table on disk (--table disk:BUDGET), found none");
+    fail(ErrorCode::kUsage, "--cold: expected a table on disk (--table disk:BUDGET), found --table {}",
+         placement_text(o.load.table.placement));
   const ModelConfig& c = opened.model().config;
+  fit(o, c.max_positions);
   if (o.prompt + o.decode > c.max_positions)
     fail(ErrorCode::kUsage,
          "--prompt and --decode: expected at most {} tokens together (max_position_embeddings), found {}",
@@ -136,11 +152,10 @@ void run_bench(const Options& o) {
   const double record = table.present() ? static_cast<double>(table.record_bytes()) : 0.0;
   // Halfway through the answer, keys and values of every layer.
   const double cached = static_cast<double>((o.prompt + o.decode / 2) * KvCache::row_bytes(opened.model()));
-  std::unique_ptr<TraceWriter> trace;
-  if (!o.trace.empty()) trace = std::make_unique<TraceWriter>(o.trace);
   if (store != nullptr) store->trace(trace.get());
   const Timing t = measure(runtime, opened, o, trace.get());
   if (store != nullptr) store->trace(nullptr);
+  if (trace != nullptr) trace->finish();
   const double ttft = median(t.prefill), prefill = static_cast<double>(o.prompt) / ttft,
                decode = static_cast<double>(o.decode) / median(t.decode),
                rate = decode * (weights + record + cached);
@@ -200,12 +215,14 @@ void add_bench_command(CLI::App& app) {
       app.add_subcommand("bench", "time a model here: prompts, answers, share of memory's rate");
   command->footer("One sequence, ids by Zipf's law, medians over the repeats.\n");
   command->add_option("model", o->model, "model directory")->required();
-  command->add_option("--prompt", o->prompt, "tokens of the prompt")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command->add_option("--decode", o->decode, "tokens of the answer")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
+  CLI::Option* const prompt =
+      command->add_option("--prompt", o->prompt, "tokens of the prompt; fewer if the context is shorter")
+          ->check(CLI::Range(1, 1 << 20))
+          ->capture_default_str();
+  CLI::Option* const decode =
+      command->add_option("--decode", o->decode, "tokens of the answer; fewer if the context is shorter")
+          ->check(CLI::Range(1, 1 << 20))
+          ->capture_default_str();
   command->add_option("--repeats", o->repeats, "runs")->check(CLI::Range(1, 1000))->capture_default_str();
   add_table_option(*command, o->load);
   add_kv_option(*command, o->load);
@@ -217,7 +234,11 @@ void add_bench_command(CLI::App& app) {
       "--trace", o->trace,
       "write a timeline for chrome://tracing or Perfetto: tokens, reads of the table, waits for them");
   command->add_flag("--json", o->json, "the figures as JSON");
-  command->callback([o] { run_bench(*o); });
+  command->callback([o, prompt, decode] {
+    o->prompt_given = prompt->count() > 0;
+    o->decode_given = decode->count() > 0;
+    run_bench(*o);
+  });
 }
 
 }  // namespace stem

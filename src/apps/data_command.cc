@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/model_directory.h"
+#include "apps/number_option.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "core/rng.h"
@@ -253,9 +254,9 @@ void add_data_command(CLI::App& app) {
                    "use this tokenizer.json (or model directory) instead of training one");
   text->add_option("--field", t->field, "member of a JSONL line that holds the text")->capture_default_str();
   text->add_option("--held-out", t->held_out, "share of the documents kept for validation")
-      ->check(CLI::Range(0.0001, 0.9))
+      ->check(number_in(0.0001, 0.9))
       ->capture_default_str();
-  text->add_option("--seed", t->seed, "seed of the split")->capture_default_str();
+  text->add_option("--seed", t->seed, "seed of the split")->check(is_seed())->capture_default_str();
   text->add_flag("--json", t->json, "figures as JSON");
   text->callback([t] { run_text(*t); });
 
@@ -268,9 +269,9 @@ void add_data_command(CLI::App& app) {
   chat->add_option("--tokenizer", c->tokenizer, "tokenizer.json");
   chat->add_option("--model", c->model, "model directory whose tokenizer to use");
   chat->add_option("--held-out", c->held_out, "share of the conversations kept for validation")
-      ->check(CLI::Range(0.0001, 0.9))
+      ->check(number_in(0.0001, 0.9))
       ->capture_default_str();
-  chat->add_option("--seed", c->seed, "seed of the split")->capture_default_str();
+  chat->add_option("--seed", c->seed, "seed of the split")->check(is_seed())->capture_default_str();
   chat->add_flag("--json", c->json, "figures as JSON");
   chat->callback([c] { run_chat_data(*c); });
 }

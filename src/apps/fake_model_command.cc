@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/model_directory.h"
+#include "apps/number_option.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "core/error.h"
@@ -166,7 +167,7 @@ void add_fake_model_command(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 24));
   command->add_option("--tokenizer", o->tokenizer,
                       "tokenizer.json (default: that of the model --like, else one token a byte)");
-  command->add_option("--seed", o->seed, "seed of the numbers")->capture_default_str();
+  command->add_option("--seed", o->seed, "seed of the numbers")->check(is_seed())->capture_default_str();
   command->add_flag("--replace", o->replace, "in place of a model of this name");
   command->add_flag("--json", o->json, "what was made, as JSON");
   command->callback([o] { run_fake_model(*o); });

@@ -7,6 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/kv_option.h"
+#include "apps/number_option.h"
 #include "apps/patched_model.h"
 #include "apps/table_option.h"
 #include "core/error.h"
@@ -30,32 +31,32 @@ void add_sampling(CLI::App& command, Options& o) {
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   command.add_option("--temperature", o.sample.temperature, "0: the likeliest token every time")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(number_in(0.0, 100.0))
       ->capture_default_str();
   command.add_option("--top-k", o.sample.top_k, "draw among the K likeliest tokens; 0: all")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   command
       .add_option("--top-p", o.sample.top_p, "draw among the likeliest tokens that reach this probability")
-      ->check(CLI::Range(1e-6, 1.0))
+      ->check(number_in(1e-6, 1.0))
       ->capture_default_str();
   command.add_option("--min-p", o.sample.min_p, "leave out tokens below this share of the likeliest one's")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_in(0.0, 1.0))
       ->capture_default_str();
   command
       .add_option("--repetition-penalty", o.sample.repetition_penalty,
                   "divides the logits of tokens seen before; 1: none")
-      ->check(CLI::Range(0.01, 100.0))
+      ->check(number_in(0.01, 100.0))
       ->capture_default_str();
   command
       .add_option("--presence-penalty", o.sample.presence_penalty,
                   "taken off the logits of tokens of the answer")
-      ->check(CLI::Range(-100.0, 100.0))
+      ->check(number_in(-100.0, 100.0))
       ->capture_default_str();
   command.add_option("--frequency-penalty", o.sample.frequency_penalty, "… for each time that it has them")
-      ->check(CLI::Range(-100.0, 100.0))
+      ->check(number_in(-100.0, 100.0))
       ->capture_default_str();
-  command.add_option("--seed", o.sample.seed, "seed of the draws")->capture_default_str();
+  command.add_option("--seed", o.sample.seed, "seed of the draws")->check(is_seed())->capture_default_str();
   command.add_option("--patch", o.patches, "patch to put in force (NAME.stempatch); may be repeated")
       ->allow_extra_args(false);
   add_table_option(command, o.load);
@@ -126,6 +127,17 @@ void run_generate(Options o) {
                        {"patches", patches}}));
 }
 
+// Whether a typed line is text; if not, says why: a slip of the keyboard does not end a conversation.
+bool is_text(const std::string& line) {
+  try {
+    check_utf8(line, "this line is left out");
+    return true;
+  } catch (const Error& e) {
+    fmt::print(stderr, "stem: {}\n", e.what());
+    return false;
+  }
+}
+
 // Every line is a user's message; the model's template turns the conversation into a prompt. What the session
 // has read already is not read again.
 void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
@@ -141,6 +153,7 @@ void converse(const Options& o, Runtime& runtime, const PatchedModel& opened) {
       turns.clear();
       continue;
     }
+    if (!is_text(line)) continue;
     if (turns.empty())
       turns = turns_of(o.system, line);
     else
@@ -174,6 +187,7 @@ void run_chat(const Options& o) {
       fresh = true;
       continue;
     }
+    if (!is_text(line)) continue;
     std::vector<std::int32_t> tokens = prompt_tokens(opened.loaded, line);
     const auto needed = static_cast<std::int64_t>(session->tokens().size() + tokens.size());
     if (fresh || needed + 1 >= session->capacity()) {

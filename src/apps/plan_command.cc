@@ -5,6 +5,7 @@
 
 #include "apps/commands.h"
 #include "apps/data_command.h"
+#include "apps/number_option.h"
 #include "apps/progress.h"
 #include "apps/train_plan.h"
 #include "core/error.h"
@@ -185,7 +186,7 @@ void add_plan_command(CLI::App& app) {
   command->add_option("--tokens", o->tokens,
                       "tokens to train on, such as 100B (default: steps x tokens a step)");
   command->add_option("--gemm-share", o->gemm_share, "share of a step that matrix products are taken to be")
-      ->check(CLI::Range(0.05, 1.0))
+      ->check(number_in(0.05, 1.0))
       ->capture_default_str();
   command->add_flag("--no-measure", o->dry, "figures of the model alone, no calibration");
   command->add_flag("--json", o->json, "figures as JSON");

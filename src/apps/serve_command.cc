@@ -8,6 +8,7 @@
 #include "apps/commands.h"
 #include "apps/interrupt.h"
 #include "apps/kv_option.h"
+#include "apps/number_option.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/table_option.h"
@@ -55,6 +56,7 @@ void run_serve(Options o) {
   fmt::print(stderr, "finishing {} answers; once more ends at once\n",
              engine.stats().running + engine.stats().waiting);
   server.drain();
+  if (trace != nullptr) trace->finish();
 }
 
 void add_engine_options(CLI::App& command, Options& o) {
@@ -102,7 +104,7 @@ void add_serve_command(CLI::App& app) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_option("--max-seconds", o->api.service.answer_seconds, "most time for a response; 0: any")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(number_in(0.0, 1e6))
       ->capture_default_str();
   add_engine_options(*command, *o);
   add_table_option(*command, o->load);

@@ -6,6 +6,7 @@
 
 #include "apps/commands.h"
 #include "apps/interrupt.h"
+#include "apps/number_option.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "apps/study_results.h"
@@ -190,7 +191,7 @@ void add_study_command(CLI::App& app) {
       ->delimiter(',');
   command->add_option("--lr", o->rates, "stability: one more run of each variant at these learning rates")
       ->delimiter(',')
-      ->check(CLI::Range(1e-8, 10.0));
+      ->check(number_in(1e-8, 10.0));
   command->add_option("--title", o->title, "of the page")->capture_default_str();
   command->add_flag("--quiet", o->quiet, "no line for each run");
   command->add_flag("--json", o->json, "the results as JSON");

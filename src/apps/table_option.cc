@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "apps/progress.h"
+#include "core/error.h"
 
 namespace stem {
 namespace {
@@ -14,7 +15,17 @@ double each(std::int64_t value, std::int64_t tokens) {
 void add_table_option(CLI::App& command, LoadOptions& options) {
   command
       .add_option_function<std::string>(
-          "--table", [&options](const std::string& text) { options.table.placement = placement_from(text); },
+          "--table",
+          [&options](const std::string& text) {
+            try {
+              options.table.placement = placement_from(text);
+            } catch (const Error&) {
+              fail(ErrorCode::kUsage,
+                   "--table: expected memory, mapped or disk:BUDGET, a BUDGET of 1 byte or more (67108864, "
+                   "64M, 2G), found \"{}\"",
+                   text);
+            }
+          },
           "where the table lies: memory, mapped (default), or disk:BUDGET, read as needed with a cache of "
           "BUDGET bytes (disk:64M)")
       ->type_name("PLACE");

@@ -1,14 +1,18 @@
-// bf16 rounding, Philox, the workspace, suggestions and times.
+// bf16 rounding, Philox, the workspace, suggestions, times and timelines.
 #include <gtest/gtest.h>
 
 #include <bit>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <set>
 
 #include "core/dtype.h"
+#include "core/error.h"
 #include "core/names.h"
 #include "core/rng.h"
+#include "core/trace.h"
 #include "core/utc.h"
 #include "core/workspace.h"
 
@@ -172,6 +176,48 @@ TEST(Utc, RoundTripAndRefusals) {
        {"", "2026-02-29T00:00:00Z", "2026-1-01T00:00:00Z", "2026-01-01 00:00:00Z", "2026-01-01T00:00:00",
         "2026-01-01T24:00:00Z", "2026-01-01T00:00:00Zx", "2026-01-01T00:00:00+0"}) {
     EXPECT_FALSE(parse_utc(bad, &t)) << bad;
+  }
+}
+
+std::string bytes_of(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+TEST(Trace, ReplacesATimelineAndNothingElse) {
+  const std::filesystem::path path = std::filesystem::path(::testing::TempDir()) / "core_trace.json";
+  std::ofstream{path};  // an empty file is replaced, too
+  for (int i = 0; i < 2; ++i) {
+    TraceWriter trace(path);
+    trace.counter("waiting", i);
+    trace.finish();
+    trace.counter("late", 1);
+  }
+  const std::string text = bytes_of(path);
+  EXPECT_TRUE(text.starts_with("[\n{") && text.ends_with("}]\n")) << text;
+  EXPECT_EQ(text.find("late"), std::string::npos);
+  for (const char* other : {"[", "[\n  1\n]\n", "\n", "{\"name\": 1}"}) {
+    std::ofstream(path) << other;
+    try {
+      TraceWriter trace(path);
+      ADD_FAILURE() << "no error for " << other;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kUsage);
+      EXPECT_NE(std::string(e.what()).find("expected a new file or an earlier timeline"), std::string::npos);
+    }
+    EXPECT_EQ(bytes_of(path), other);
+  }
+  std::filesystem::remove(path);
+}
+
+TEST(Trace, AFullDiskIsTold) {
+  TraceWriter trace("/dev/full");
+  try {
+    trace.finish();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kIo);
+    EXPECT_STREQ(e.what(), "/dev/full: could not be written in full");
   }
 }
 

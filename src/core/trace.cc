@@ -2,22 +2,61 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <iterator>
+#include <system_error>
+#include <utility>
 
 #include "core/error.h"
 
 namespace stem {
+namespace {
+
+constexpr std::string_view kStart = "[\n";
+// How every event begins, so every timeline that is not empty.
+constexpr std::string_view kFirst = "[\n{\"name\":\"";
+
+// What is there and is no timeline is worth more than one. Of devices and pipes nothing is lost, and reading
+// them may wait for ever.
+void check_replaceable(const std::filesystem::path& path) {
+  std::error_code unknown;
+  if (!std::filesystem::is_regular_file(path, unknown)) return;
+  if (std::filesystem::file_size(path, unknown) == 0) return;
+  std::string start(kFirst.size(), '\0');
+  std::ifstream(path, std::ios::binary).read(start.data(), std::ssize(start));
+  if (start != kFirst) {
+    fail(ErrorCode::kUsage, "{}: expected a new file or an earlier timeline, found a file of another kind",
+         path.string());
+  }
+}
+
+}  // namespace
 
 TraceWriter::TraceWriter(const std::filesystem::path& path, std::int64_t max_events)
-    : file_(std::fopen(path.c_str(), "w")), left_(max_events) {
-  if (file_ == nullptr)
-    fail(ErrorCode::kIo, "{}: could not be made: {}", path.string(), std::strerror(errno));
-  std::fputs("[\n", file_);
+    : path_(path.string()), left_(max_events) {
+  check_replaceable(path);
+  file_ = std::fopen(path.c_str(), "w");
+  if (file_ == nullptr) fail(ErrorCode::kIo, "{}: could not be made: {}", path_, std::strerror(errno));
+  std::fputs(kStart.data(), file_);
 }
 
 TraceWriter::~TraceWriter() {
-  std::fputs("{\"name\":\"end\",\"ph\":\"i\",\"ts\":0,\"pid\":1,\"tid\":0,\"s\":\"g\"}]\n", file_);
+  if (file_ == nullptr) return;
+  end();
   std::fclose(file_);
+}
+
+void TraceWriter::end() {
+  std::fputs("{\"name\":\"end\",\"ph\":\"i\",\"ts\":0,\"pid\":1,\"tid\":0,\"s\":\"g\"}]\n", file_);
+}
+
+void TraceWriter::finish() {
+  const std::lock_guard lock(mutex_);
+  left_ = 0;
+  end();
+  const bool written = std::ferror(file_) == 0;
+  const bool closed = std::fclose(std::exchange(file_, nullptr)) == 0;
+  if (!written || !closed) fail(ErrorCode::kIo, "{}: could not be written in full", path_);
 }
 
 double TraceWriter::micros(Clock::time_point at) const {

@@ -17,9 +17,11 @@ class TraceWriter {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// Throws kIo when the file cannot be made.
+  /// Throws kIo when the file cannot be made, kUsage when there is one that is no timeline.
   explicit TraceWriter(const std::filesystem::path& path, std::int64_t max_events = 1'000'000);
   ~TraceWriter();  ///< ends the file; it can be read without this, too
+  /// Ends the file, once; events that follow are left out. Throws kIo when not all of it could be written.
+  void finish();
   TraceWriter(const TraceWriter&) = delete;
   TraceWriter& operator=(const TraceWriter&) = delete;
 
@@ -32,10 +34,12 @@ class TraceWriter {
 
  private:
   void write(const std::string& event);
+  void end();
   double micros(Clock::time_point at) const;
   std::int64_t track_id(std::string_view track);
 
   std::mutex mutex_;
+  std::string path_;
   std::FILE* file_ = nullptr;
   Clock::time_point start_ = Clock::now();
   std::int64_t left_ = 0;

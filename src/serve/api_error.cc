@@ -44,7 +44,7 @@ Told current() {
   } catch (const Error& e) {
     const bool theirs = e.code() == ErrorCode::kUsage || e.code() == ErrorCode::kFormat ||
                         e.code() == ErrorCode::kMismatch || e.code() == ErrorCode::kNotFound;
-    return {theirs ? 400 : 500, e.what(), {}};
+    return {theirs ? 400 : 500, e.what(), theirs ? field_of(e.what()) : std::string()};
   } catch (const std::bad_alloc&) {
     return {503, "not enough memory for this request", {}};
   } catch (const std::exception& e) {
@@ -56,6 +56,16 @@ Told current() {
 
 std::string to_text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string field_of(std::string_view message) {
+  for (const std::string_view start : {"request: ", "the "}) {
+    if (message.starts_with(start)) message.remove_prefix(start.size());
+  }
+  const std::string_view field = message.substr(0, message.find_first_not_of("abcdefghijklmnopqrstuvwxyz_"));
+  const std::string_view rest = message.substr(field.size());  // an element is named "tokens[0]"
+  if (field.empty() || !(rest.starts_with(": ") || rest.starts_with("["))) return {};
+  return field == "schema" ? "response_format" : std::string(field);
 }
 
 Json error_json(int status, std::string_view message, std::string_view param) {

@@ -22,6 +22,10 @@ class ApiError : public std::runtime_error {
 /// JSON on one line; bytes that are not UTF-8 become U+FFFD.
 std::string to_text(const Json& json);
 
+/// The request's field that a message of its readers is about: "request: top_p: expected …", "top_p: …",
+/// "the prompt: …". Empty for any other.
+std::string field_of(std::string_view message);
+
 /// {"error": {"message", "type", "param", "code"}}; type and code follow from the status.
 Json error_json(int status, std::string_view message, std::string_view param = {});
 

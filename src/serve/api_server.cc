@@ -1,6 +1,7 @@
 #include "serve/api_server.h"
 
 #include <algorithm>
+#include <chrono>
 #include <sstream>
 
 #include "io/file.h"
@@ -59,6 +60,9 @@ ApiServer::ApiServer(Engine& engine, const Tokenizer& tokenizer, const ServedMod
 
 void ApiServer::drain() {
   engine_.drain();
+  // Until the last answer is made, /health tells whoever sends requests here to send them elsewhere.
+  while (!engine_.wait_until_idle(std::chrono::milliseconds(100))) {
+  }
   http_->stop();
 }
 

@@ -33,7 +33,7 @@ class ApiServer {
   ApiServer(Engine& engine, const Tokenizer& tokenizer, const ServedModel& model, ApiOptions options);
 
   int port() const { return http_->port(); }
-  /// Takes nothing new and returns when what runs has ended.
+  /// Answers nothing new, /health with 503, and returns when what runs has ended.
   void drain();
 
  private:

@@ -2,15 +2,18 @@
 
 #include <httplib.h>
 #include <poll.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <thread>
 
@@ -118,7 +121,7 @@ class Connection : public httplib::Stream {
   void close_gently() {
     shutdown(fd_, SHUT_WR);
     const auto deadline = after(must_close() ? 1.0 : 0.05);
-    for (int rounds = 0; rounds < 256 && Clock::now() < deadline && !stopping_; ++rounds) {
+    while (Clock::now() < deadline && !stopping_) {
       begin_ = end_ = 0;
       if (!wait(POLLIN, std::chrono::milliseconds(50))) continue;
       if (!fill()) break;
@@ -232,6 +235,40 @@ class BoundedThreads : public httplib::TaskQueue {
   std::vector<std::thread> threads_;
 };
 
+// The body's length that a head tells; nothing when that is no number. One beyond all bounds is the largest.
+std::optional<std::int64_t> content_length(std::string_view text) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  if (text.empty() || !std::all_of(text.begin(), text.end(), is_digit)) return std::nullopt;
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() ? value : std::numeric_limits<std::int64_t>::max();
+}
+
+// What is wrong with the fields that say where a body ends; empty: nothing. A proxy that reads such a head
+// otherwise than this server would pass one client's bytes on as another's request (RFC 9112, section 6.3).
+std::string length_fault(const httplib::Request& request) {
+  for (const auto& [name, value] : request.headers) {
+    if (name.empty() || name.find_first_of(" \t") != std::string::npos)
+      return fmt::format("a header's name: expected one without spaces, found \"{}\"", name);
+  }
+  const std::size_t lengths = request.get_header_value_count("Content-Length"),
+                    codings = request.get_header_value_count("Transfer-Encoding");
+  if (lengths > 1) return fmt::format("Content-Length: expected once, found {} times", lengths);
+  if (codings > 1) return fmt::format("Transfer-Encoding: expected once, found {} times", codings);
+  if (lengths + codings == 2) return "Content-Length: expected none beside Transfer-Encoding, found one";
+  if (lengths == 1) {
+    const std::string length = request.get_header_value("Content-Length");
+    if (!content_length(length))
+      return fmt::format("Content-Length: expected a number of bytes, found \"{}\"", length);
+  }
+  if (codings == 1) {
+    const std::string coding = request.get_header_value("Transfer-Encoding");
+    if (strcasecmp(coding.c_str(), "chunked") != 0)
+      return fmt::format("Transfer-Encoding: expected chunked, found \"{}\"", coding);
+  }
+  return {};
+}
+
 void apply(const HttpResponse& from, httplib::Response& to) {
   to.status = from.status;
   for (const auto& [name, value] : from.headers) to.set_header(name, value);
@@ -318,9 +355,12 @@ class HttpServer::Impl : public httplib::Server {
       response.status = status;
       response.set_content(handlers_.error_body(status, message), "application/json");
     };
-    const bool body = request.has_header("Content-Length") || request.has_header("Transfer-Encoding");
+    const bool sized = request.has_header("Content-Length"),
+               chunked = request.has_header("Transfer-Encoding");
     bool refused = true;
-    if (request.path.size() > kMaxPath) {
+    if (const std::string fault = length_fault(request); !fault.empty()) {
+      refuse(400, fault);
+    } else if (request.path.size() > kMaxPath) {
       refuse(414, "the path is too long");
     } else if (request.has_header("Content-Encoding") &&
                request.get_header_value("Content-Encoding") != "identity") {
@@ -329,13 +369,23 @@ class HttpServer::Impl : public httplib::Server {
       refuse(415, "Content-Type: expected application/json, found multipart/form-data");
     } else if (auto answer = handlers_.admit(head_of(request))) {
       apply(*answer, response);
-      refused = body;
+      refused = sized || chunked;
+    } else if (sized &&
+               content_length(request.get_header_value("Content-Length")) > options_.max_body_bytes) {
+      refuse(413, too_large_text());
+    } else if (request.method == "POST" && !sized && !chunked) {
+      refuse(411, "Content-Length: expected the body's number of bytes, found none");
     } else if (t_lane != Lane::normal) {
       response.set_header("Retry-After", "1");
       refuse(503, "too many connections: try later");
     } else {
       refused = false;
       t_connection->begin_body();
+      // The library reads a POST's body alone.
+      if (request.method != "POST" && (sized || chunked)) {
+        t_connection->close_after_this();
+        response.set_header("Connection", "close");
+      }
       return HandlerResponse::Unhandled;
     }
     if (refused || t_lane != Lane::normal) {
@@ -346,14 +396,16 @@ class HttpServer::Impl : public httplib::Server {
     return HandlerResponse::Handled;
   }
 
+  std::string too_large_text() const {
+    return fmt::format("the request's body: expected at most {} bytes", options_.max_body_bytes);
+  }
+
   void fill_error(httplib::Response& response) {
     if (!response.body.empty() || response.has_header("Content-Type")) return;
     if (t_connection->too_large()) response.status = 413;
     t_connection->close_after_this();
     const std::string message =
-        response.status == 413
-            ? fmt::format("the request's body: expected at most {} bytes", options_.max_body_bytes)
-            : std::string("the request is not HTTP as it should be");
+        response.status == 413 ? too_large_text() : std::string("the request is not HTTP as it should be");
     response.set_content(handlers_.error_body(response.status, message), "application/json");
   }
 

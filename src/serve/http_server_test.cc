@@ -150,6 +150,50 @@ TEST_F(Http, WhatIsNoHttpIsTold) {
   EXPECT_EQ(client.Get("/health")->status, 200);  // and it lives
 }
 
+TEST_F(Http, ABodyWhoseLengthIsNotClearIsRefusedAtOnce) {
+  const auto server = serve();
+  const auto told = [&](std::string_view fields, std::string_view message) {
+    RawClient client(server->port());
+    client.send("POST /echo HTTP/1.1\r\nHost: x\r\n" + std::string(fields) + "\r\n\r\nabcde");
+    const std::string all = client.read_until("}", 2000ms);
+    EXPECT_TRUE(all.starts_with("HTTP/1.1 4")) << fields << " -> " << all;
+    EXPECT_NE(all.find(message), std::string::npos) << fields << " -> " << all;
+    EXPECT_EQ(client.read_until("HTTP", 2000ms), "");  // what follows is no request
+    EXPECT_TRUE(client.closed()) << fields;
+  };
+  told("Content-Length: 5\r\nContent-Length: 5", "Content-Length: expected once, found 2 times");
+  told("Content-Length: 500\r\nContent-Length: 5", "\"status\":400");
+  told("Content-Length: 5, 5", "Content-Length: expected a number of bytes, found \"5, 5\"");
+  for (const char* length : {"-1", "+5", "abc", "5x", "0x5", "5 5"})
+    told("Content-Length: " + std::string(length), "\"status\":400");
+  told("Content-Length : 5", "expected one without spaces");
+  told("Content-Length: 5\r\nTransfer-Encoding: chunked", "expected none beside Transfer-Encoding");
+  told("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "Transfer-Encoding: expected once");
+  told("Transfer-Encoding: gzip, chunked", "expected chunked, found \"gzip, chunked\"");
+  told("Content-Length:", "\"status\":411");
+  told("Accept: */*", "Content-Length: expected the body's number of bytes, found none");
+  told("Content-Length: 9000000", "\"status\":413");
+  told("Content-Length: 99999999999999999999999", "at most 8388608 bytes");
+}
+
+TEST_F(Http, ALargeBodysSenderReadsWhyItIsRefused) {
+  const auto server = serve();
+  httplib::Client client("127.0.0.1", server->port());
+  const auto answer = client.Post("/echo", std::string(32 << 20, 'x'), "application/json");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 413);
+}
+
+TEST_F(Http, TheBodyOfAGetIsNoRequest) {
+  const auto server = serve();
+  RawClient client(server->port());
+  client.send("GET /echo HTTP/1.1\r\nContent-Length: 24\r\n\r\nGET /health HTTP/1.1\r\n\r\n");
+  const std::string all = client.read_until("fine", 2000ms);
+  EXPECT_NE(all.find("200 OK"), std::string::npos);
+  EXPECT_EQ(all.find("fine"), std::string::npos);
+  EXPECT_TRUE(client.closed());
+}
+
 TEST_F(Http, ASlowHeadLosesItsConnectionAndHealthAnswersMeanwhile) {
   HttpOptions options;
   options.header_seconds = 0.6;

@@ -44,9 +44,10 @@ std::vector<std::string> read_stops(const Json& body) {
   for (const Json& stop : list) {
     if (!stop.is_string()) refuse("stop", "expected a text or a list of texts, found " + shown(stop));
     stops.push_back(stop.get<std::string>());
-    if (stops.back().empty() || stops.back().size() > kMaxStopBytes)
-      refuse("stop",
-             fmt::format("expected texts of 1 to {} bytes, found {}", kMaxStopBytes, stops.back().size()));
+    const std::size_t bytes = stops.back().size();
+    if (bytes == 0 || bytes > kMaxStopBytes)
+      refuse("stop", fmt::format("expected texts of 1 to {} bytes, found {}", kMaxStopBytes,
+                                 bytes == 0 ? "an empty one" : fmt::format("one of {} bytes", bytes)));
   }
   return stops;
 }
@@ -178,7 +179,7 @@ auto as_api_error(const Read& read) {
   try {
     return read();
   } catch (const Error& e) {
-    throw ApiError(400, e.what());
+    throw ApiError(400, e.what(), field_of(e.what()));
   }
 }
 

@@ -22,6 +22,35 @@ std::string told(bool chat, std::string_view body) {
   return "no error";
 }
 
+// The field that an error names to clients.
+std::string param(bool chat, std::string_view body) {
+  try {
+    if (chat)
+      parse_chat(body, kLimits);
+    else
+      parse_completion(body, kLimits);
+  } catch (const ApiError& e) {
+    return e.param;
+  }
+  return "no error";
+}
+
+TEST(Requests, ErrorsNameTheirFieldToClients) {
+  EXPECT_EQ(param(false, R"({"prompt": "a", "temperature": -1})"), "temperature");
+  EXPECT_EQ(param(false, R"({"prompt": "a", "max_tokens": "many"})"), "max_tokens");
+  EXPECT_EQ(param(false, R"({"prompt": "a", "stop": ""})"), "stop");
+  EXPECT_EQ(param(false, R"({"prompt": "a", "logit_bias": []})"), "logit_bias");
+  EXPECT_EQ(param(true, R"({"messages": "hi"})"), "messages");
+  EXPECT_EQ(param(true, R"({"messages": [{"content": "x"}]})"), "messages");
+  const std::string hi = R"("messages": [{"role": "user", "content": "hi"}])";
+  EXPECT_EQ(param(true, "{" + hi + R"(, "response_format": "json"})"), "response_format");
+  EXPECT_EQ(param(false, "{\"prompt\": "), "");
+  EXPECT_EQ(param(false, "[]"), "");
+  EXPECT_EQ(field_of("the prompt: expected a text, found none"), "prompt");
+  EXPECT_EQ(field_of("the schema: properties: pattern: not supported"), "response_format");
+  EXPECT_EQ(field_of("config.json: width: expected"), "");
+}
+
 TEST(CompletionRequests, EveryFieldIsRead) {
   const CompletionRequest r = parse_completion(
       R"({"model": "m", "prompt": ["a", [1, 2]], "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
@@ -91,7 +120,8 @@ TEST(CompletionRequests, FaultsAreNamed) {
   has(R"({"prompt": "a", "top_p": 1.5})", "top_p");
   has(R"({"prompt": "a", "n": 0})", "n: expected an integer in [1, 128]");
   has(R"({"prompt": "a", "stop": 5})", "stop: expected a text or a list of texts, found 5");
-  has(R"({"prompt": "a", "stop": [""]})", "stop: expected texts of 1 to 1024 bytes");
+  has(R"({"prompt": "a", "stop": [""]})", "stop: expected texts of 1 to 1024 bytes, found an empty one");
+  has(R"({"prompt": "a", "stop": ")" + std::string(1025, 'x') + "\"}", "found one of 1025 bytes");
   has(R"({"prompt": "a", "logit_bias": {"x": 1}})", "logit_bias: expected token ids");
   has(R"({"prompt": "a", "logit_bias": {"1": 1000}})", "logit_bias: expected numbers");
   has(R"({"prompt": "a", "logit_bias": []})", "logit_bias: expected an object");

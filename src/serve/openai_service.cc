@@ -175,7 +175,15 @@ HttpResponse OpenAiService::completions(const HttpRequest& http) {
 HttpResponse OpenAiService::chat(const HttpRequest& http) {
   const ChatRequest r = parse_chat(http.body, limits());
   check_model(r.model);
-  GenerationRequest request = prepared(r, chat_prompt().encode(r.turns));
+  std::vector<std::int32_t> prompt = chat_prompt().encode(r.turns);
+  if (std::ssize(prompt) >= engine_.context()) {
+    throw ApiError(
+        400,
+        fmt::format("request: messages: expected at most {} tokens, found {}: the context holds {}",
+                    engine_.context() - 1, prompt.size(), engine_.context()),
+        "messages");
+  }
+  GenerationRequest request = prepared(r, std::move(prompt));
   request.continues = false;
   std::vector<GenerationRequest> requests;
   requests.push_back(std::move(request));
