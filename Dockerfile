@@ -12,7 +12,7 @@ RUN cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DSTEM_TESTS=OFF -DC
 
 FROM debian:12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends \
-      libdnnl2 libhwy1 libfmt9 libpcre2-8-0 libutf8proc2 libssl3 libcpp-httplib0.11 liburing2 libgomp1 \
+      libdnnl2 libhwy1 libfmt9 libpcre2-8-0 libutf8proc2 libssl3 libcpp-httplib0.11 libtomlplusplus3 liburing2 libgomp1 \
     && rm -rf /var/lib/apt/lists/* && useradd --system --uid 10001 stem
 COPY --from=build /out/ /usr/local/
 USER stem
