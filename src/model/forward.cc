@@ -288,7 +288,9 @@ void allocate_gated_ffn(const Context& ctx, const Model& model, std::int64_t gat
   s.hidden = ctx.workspace->matrix(narrow, s.normed_ffn.rows, model.config.ffn);
 }
 
-void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out x) {
+}  // namespace
+
+void forward_embedding(const Context& ctx, const Model& model, const TokenBatch& batch, Out x) {
   if (model.served) return embedding_forward(ctx, x, model.served_embedding(), batch.tokens);
   Workspace::Scope scope(*ctx.workspace);
   const In table = model.embed_tokens();
@@ -300,8 +302,6 @@ void embed(const Context& ctx, const Model& model, const TokenBatch& batch, Out 
   }
   embedding_forward(ctx, x, {pointers, batch.size(), table.cols});
 }
-
-}  // namespace
 
 KvCache::KvCache(const Model& model, std::int64_t capacity) {
   const ModelConfig& c = model.config;
@@ -360,12 +360,34 @@ Activations allocate_activations(const Context& ctx, const Model& model, std::in
   return a;
 }
 
+LayerSaved allocate_layer_pass(const Context& ctx, const Model& model, std::int64_t n) {
+  LayerSaved s = allocate_layer(ctx, model, n);
+  allocate_gated_ffn(ctx, model, 2 * model.config.ffn, s);
+  return s;
+}
+
+void forward_layer(const Context& ctx, const Model& model, std::int64_t l, const TokenBatch& batch,
+                   const RowPlan& rows, LayerSaved& s, Out x_out) {
+  require(!ctx.inference && !model.config.is_mixture(l), "forward_layer: in training, no mixture of experts");
+  const std::int64_t width = model.layer_weights(static_cast<std::size_t>(l)).gate_up.out_features();
+  s.gate_up = {s.gate_up.data, s.gate_up.dtype, s.gate_up.rows, width,
+               width};  // as when it has its own memory
+  RouterStats none;
+  attention_layer_forward(ctx, model, static_cast<std::size_t>(l), batch, s, nullptr);
+  ffn_layer_forward(ctx, model, static_cast<std::size_t>(l), batch, rows, x_out, s, none);
+}
+
 void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
                     Activations& a, KvCache* cache) {
   rows.prefetch();
+  forward_embedding(ctx, model, batch, a.layers.front().x_in);
+  forward_from(ctx, model, 0, batch, rows, a, cache);
+}
+
+void forward_from(const Context& ctx, const Model& model, std::int64_t first, const TokenBatch& batch,
+                  const RowPlan& rows, Activations& a, KvCache* cache) {
   a.router = {};
-  embed(ctx, model, batch, a.layers.front().x_in);
-  for (std::size_t l = 0; l < a.layers.size(); ++l) {
+  for (auto l = static_cast<std::size_t>(first); l < a.layers.size(); ++l) {
     attention_layer_forward(ctx, model, l, batch, a.layers[l], cache);
     const Out x_out = l + 1 < a.layers.size() ? a.layers[l + 1].x_in : a.x;
     ffn_layer_forward(ctx, model, l, batch, rows, x_out, a.layers[l], a.router);

@@ -85,6 +85,22 @@ struct KvCache {
 /// in inference (ctx.inference), where one layer's memory serves all.
 Activations allocate_activations(const Context& ctx, const Model& model, std::int64_t n);
 
+/// Takes the memory of one layer for `n` tokens in training, of any layer but a mixture: for passes that go
+/// over all of a text with one layer before the next.
+LayerSaved allocate_layer_pass(const Context& ctx, const Model& model, std::int64_t n);
+
+/// x [N, D] wide: where the residual stream starts.
+void forward_embedding(const Context& ctx, const Model& model, const TokenBatch& batch, Out x);
+
+/// Layer l alone, in training, not a mixture: from s.x_in to x_out [N, D] wide, which is not s.x_in. `s`
+/// keeps what the layer read and made.
+void forward_layer(const Context& ctx, const Model& model, std::int64_t l, const TokenBatch& batch,
+                   const RowPlan& rows, LayerSaved& s, Out x_out);
+
+/// forward_hidden from layer `first` on, whose x_in the caller has filled.
+void forward_from(const Context& ctx, const Model& model, std::int64_t first, const TokenBatch& batch,
+                  const RowPlan& rows, Activations& a, KvCache* cache = nullptr);
+
 /// Runs all layers; a.normed_final [N, D] is the result. With a cache, new keys and values are written to
 /// rows [k_row + k_len − q_len, k_row + k_len) of each segment and the attention reads the cache. Throws
 /// RecordError when rows cannot be had; a and the new rows of the cache are void then.

@@ -1,0 +1,92 @@
+// Layer after layer is the forward pass: the same bits, started anywhere.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+#include <ostream>
+
+#include "kernels/cpu/cpu.h"
+#include "model/forward.h"
+
+namespace stem {
+namespace {
+
+struct Setting {
+  FfnVariant variant;
+  DType narrow;
+};
+void PrintTo(const Setting& s, std::ostream* out) {
+  *out << name_of(s.variant) << ' ' << name_of(s.narrow);
+}
+
+class LayerPass : public ::testing::TestWithParam<Setting> {
+ protected:
+  LayerPass() : model(config(), {DType::f32, GetParam().narrow}) {
+    init_weights(model, 4);
+    model.refresh_compute(ctx);
+    std::iota(tokens.begin(), tokens.end(), 3);
+    for (std::int32_t i = 0; i < 12; ++i) positions[static_cast<std::size_t>(i)] = i % 6;
+  }
+  static ModelConfig config() {
+    ModelConfig c;
+    c.vocab = 23;
+    c.width = 32;
+    c.layers = 4;
+    c.heads = 4;
+    c.kv_heads = 2;
+    c.head_width = 8;
+    c.ffn = 48;
+    c.max_positions = 16;
+    c.variant = GetParam().variant;
+    if (c.variant != FfnVariant::dense) c.stem_layers = {1, 3};
+    return c;
+  }
+  TokenBatch batch() const { return {tokens, positions, segments, {}}; }
+  static void expect_same(In got, In want) {
+    ASSERT_EQ(got.rows, want.rows);
+    for (std::int64_t n = 0; n < want.rows; ++n)
+      EXPECT_EQ(std::memcmp(got.row<float>(n), want.row<float>(n), static_cast<std::size_t>(want.cols) * 4),
+                0)
+          << "position " << n;
+  }
+
+  Workspace workspace;
+  Context ctx{&cpu_kernels(), &workspace, false};
+  Model model;
+  std::vector<std::int32_t> tokens = std::vector<std::int32_t>(12), positions = tokens;
+  std::vector<Segment> segments{{0, 6, 0, 6}, {6, 6, 6, 6}};
+};
+
+TEST_P(LayerPass, OneAfterTheOtherIsTheWhole) {
+  const RowPlan rows(model.table, batch());
+  Activations whole = allocate_activations(ctx, model, 12);
+  forward_hidden(ctx, model, batch(), rows, whole);
+  LayerSaved s = allocate_layer_pass(ctx, model, 12);
+  const Out next = workspace.matrix(DType::f32, 12, model.config.width);
+  forward_embedding(ctx, model, batch(), s.x_in);
+  for (std::int64_t l = 0; l < model.config.layers; ++l) {
+    forward_layer(ctx, model, l, batch(), rows, s, next);
+    std::memcpy(s.x_in.data, next.data, static_cast<std::size_t>(next.size() * size_of(next.dtype)));
+  }
+  expect_same(s.x_in, whole.x);
+}
+
+TEST_P(LayerPass, StartsAnywhere) {
+  const RowPlan rows(model.table, batch());
+  Activations whole = allocate_activations(ctx, model, 12), part = allocate_activations(ctx, model, 12);
+  forward_hidden(ctx, model, batch(), rows, whole);
+  LayerSaved s = allocate_layer_pass(ctx, model, 12);
+  forward_embedding(ctx, model, batch(), s.x_in);
+  forward_layer(ctx, model, 0, batch(), rows, s, part.layers[1].x_in);
+  forward_from(ctx, model, 1, batch(), rows, part);
+  expect_same(part.x, whole.x);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LayerPass,
+                         ::testing::Values(Setting{FfnVariant::dense, DType::f32},
+                                           Setting{FfnVariant::stem, DType::f32},
+                                           Setting{FfnVariant::stem, DType::bf16},
+                                           Setting{FfnVariant::stem_additive, DType::bf16}));
+
+}  // namespace
+}  // namespace stem
