@@ -41,6 +41,7 @@ stem_library(toml DEBIAN libtomlplusplus-dev PACKAGE tomlplusplus TARGET tomlplu
   HEADER toml++/toml.h)
 stem_library(pcre2 DEBIAN libpcre2-dev HEADER pcre2.h LIBRARY pcre2-8)
 stem_library(utf8proc DEBIAN libutf8proc-dev HEADER utf8proc.h LIBRARY utf8proc)
+stem_library(eigen DEBIAN libeigen3-dev PACKAGE Eigen3 TARGET Eigen3::Eigen HEADER Eigen/Dense)
 stem_library(uring DEBIAN liburing-dev HEADER liburing.h LIBRARY uring)
 stem_library(hwy DEBIAN libhwy-dev HEADER hwy/highway.h LIBRARY hwy)
 stem_library(httplib DEBIAN libcpp-httplib-dev HEADER httplib.h LIBRARY cpp-httplib)

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 build_packages="g++ cmake ninja-build ccache libdnnl-dev libhwy-dev nlohmann-json3-dev libcli11-dev
-  libtomlplusplus-dev libfmt-dev libpcre2-dev libutf8proc-dev libssl-dev liburing-dev libcpp-httplib-dev"
+  libtomlplusplus-dev libfmt-dev libpcre2-dev libutf8proc-dev libssl-dev liburing-dev libcpp-httplib-dev libeigen3-dev"
 test_packages="libgtest-dev python3"
 optional_packages="clang-format-14"  # the format check is skipped without it
 

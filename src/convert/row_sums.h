@@ -1,0 +1,37 @@
+// Rows of a converted layer, from what its dense FFN does on a text.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ops/context.h"
+
+namespace stem {
+
+/// Sums over the occurrences of each distinct token. With s = SiLU(gate) of the layer as it runs and z the
+/// gated product as it should be, the row U[t] that leaves the least Σ (s ⊙ U[t] − z)² is Σ s·z / Σ s²,
+/// coordinate by coordinate.
+class RowSums {
+ public:
+  /// `tokens`: R distinct ids, ascending. Takes 8·R·F bytes.
+  RowSums(std::vector<std::int32_t> tokens, std::int64_t width);
+
+  /// Adds N positions, whose tokens are among the distinct ones: gate and z [N, F] narrow, neither changed.
+  /// Takes memory of the context's workspace meanwhile.
+  void add(const Context& context, std::span<const std::int32_t> tokens, In gate, In z);
+
+  /// u [R, F] f32: the rows, `prior` [R, F] f32 counting as `weight` ordinary occurrences (of the mean s² of
+  /// each coordinate). A coordinate without any weight is the prior's. u may be prior.
+  void rows(Out u, In prior, double weight) const;
+
+  std::span<const std::int32_t> tokens() const { return tokens_; }
+  std::int64_t positions() const { return positions_; }  ///< N in all
+
+ private:
+  std::vector<std::int32_t> tokens_;
+  Tensor products_, squares_;  // Σ s·z, Σ s² [R, F]
+  std::int64_t positions_ = 0;
+};
+
+}  // namespace stem
