@@ -1,6 +1,7 @@
-# A room is a folder of src/: one static library stem_<room> from its *.cc, one test program <room>_test from its
-# *_test.cc. Test sources in tests/ form the program cross_test (they may use every room). The target unit_tests builds
-# the rooms' test programs, and ctest knows their tests by the label unit; the others are labelled cross and cli.
+# A room is a folder of src/: one static library stem_<room> from its *.cc (without main and the commands), one test
+# program <room>_test from its *_test.cc. Test sources in tests/ form the program cross_test (they may use every room).
+# The target unit_tests builds the rooms' test programs, and ctest knows their tests by the label unit; the others are
+# labelled cross and cli.
 
 add_library(stem_flags INTERFACE)
 target_include_directories(stem_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
@@ -27,7 +28,7 @@ function(stem_room ROOM)
   string(REPLACE "/" "_" NAME ${ROOM})
   file(GLOB SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${ROOM}/*.cc)
   file(GLOB TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${ROOM}/*_test.cc)
-  list(REMOVE_ITEM SOURCES ${TESTS} ${CMAKE_SOURCE_DIR}/src/apps/main.cc)
+  list(REMOVE_ITEM SOURCES ${TESTS} ${CMAKE_SOURCE_DIR}/src/apps/main.cc ${STEM_COMMANDS})
   if(SOURCES)
     add_library(stem_${NAME} STATIC ${SOURCES})
     set(KIND PUBLIC)
