@@ -21,9 +21,11 @@ class RowSums {
   /// Takes memory of the context's workspace meanwhile.
   void add(const Context& context, std::span<const std::int32_t> tokens, In gate, In z);
 
-  /// u [R, F] f32: the rows, `prior` [R, F] f32 counting as `weight` ordinary occurrences (of the mean s² of
-  /// each coordinate). A coordinate without any weight is the prior's. u may be prior.
-  void rows(Out u, In prior, double weight) const;
+  /// The weight of `occurrences` ordinary ones in each coordinate: that many times the mean s² [F].
+  std::vector<float> typical_weight(double occurrences) const;
+  /// The row of distinct token r: u [F] comes as a prior guess, which counts with `prior_weight` [F], and
+  /// goes as the row. A coordinate without any weight stays what it was.
+  void solve(std::int64_t r, std::span<float> u, std::span<const float> prior_weight) const;
 
   std::span<const std::int32_t> tokens() const { return tokens_; }
   std::int64_t positions() const { return positions_; }  ///< N in all
@@ -31,6 +33,7 @@ class RowSums {
  private:
   std::vector<std::int32_t> tokens_;
   Tensor products_, squares_;  // Σ s·z, Σ s² [R, F]
+  Tensor one_;                 // [1, F], ones
   std::int64_t positions_ = 0;
 };
 

@@ -144,7 +144,7 @@ void gated_product(const Context& ctx, FfnVariant ffn, const GateUp& in, const R
   require(false, "a mixture of experts has no gated product of its own");
 }
 
-// x_out = x_mid + W_d · h,  h = SiLU(W_g x̂) ⊙ U_l[t] in a STEM layer
+// x_out = x_mid + W_d · h,  h = SiLU(W_g x̂) ⊙ U_l[t] in a STEM layer; a null x_out: h alone
 void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, const RowPlan& rows, Out x_out,
                        const LayerSaved& s) {
   const ModelConfig& c = model.config;
@@ -155,7 +155,7 @@ void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, co
   const Out gate_up = s.gate_up.slice_cols(0, w.gate_up.out_features());
   linear_forward(ctx, gate_up, s.normed_ffn, w.gate_up);
   gated_product(ctx, ffn, halves(ffn, c.ffn, gate_up), rows, c.stem_index(layer), s.hidden);
-  linear_forward(ctx, x_out, s.hidden, w.down, s.x_mid);
+  if (x_out) linear_forward(ctx, x_out, s.hidden, w.down, s.x_mid);
 }
 
 void ffn_layer_forward(const Context& ctx, const Model& model, std::size_t l, const TokenBatch& batch,
@@ -366,34 +366,39 @@ LayerSaved allocate_layer_pass(const Context& ctx, const Model& model, std::int6
   return s;
 }
 
-void forward_layer(const Context& ctx, const Model& model, std::int64_t l, const TokenBatch& batch,
-                   const RowPlan& rows, LayerSaved& s, Out x_out) {
-  require(!ctx.inference && !model.config.is_mixture(l), "forward_layer: in training, no mixture of experts");
-  const std::int64_t width = model.layer_weights(static_cast<std::size_t>(l)).gate_up.out_features();
+void forward_attention(const Context& ctx, const Model& model, std::int64_t l, const TokenBatch& batch,
+                       LayerSaved& s) {
+  require(!ctx.inference, "forward_attention: in training");
+  attention_layer_forward(ctx, model, static_cast<std::size_t>(l), batch, s, nullptr);
+}
+
+void forward_ffn(const Context& ctx, const Model& model, std::int64_t l, const RowPlan& rows, LayerSaved& s,
+                 Out x_out) {
+  require(!ctx.inference && !model.config.is_mixture(l), "forward_ffn: in training, no mixture of experts");
+  const auto layer = static_cast<std::size_t>(l);
+  const std::int64_t width = model.layer_weights(layer).gate_up.out_features();
   s.gate_up = {s.gate_up.data, s.gate_up.dtype, s.gate_up.rows, width,
                width};  // as when it has its own memory
   RouterStats none;
-  attention_layer_forward(ctx, model, static_cast<std::size_t>(l), batch, s, nullptr);
-  ffn_layer_forward(ctx, model, static_cast<std::size_t>(l), batch, rows, x_out, s, none);
+  ffn_layer_forward(ctx, model, layer, {}, rows, x_out, s, none);
+}
+
+void forward_final_norm(const Context& ctx, const Model& model, Activations& a) {
+  rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm,
+                   model.config.norm_eps);
 }
 
 void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
                     Activations& a, KvCache* cache) {
   rows.prefetch();
   forward_embedding(ctx, model, batch, a.layers.front().x_in);
-  forward_from(ctx, model, 0, batch, rows, a, cache);
-}
-
-void forward_from(const Context& ctx, const Model& model, std::int64_t first, const TokenBatch& batch,
-                  const RowPlan& rows, Activations& a, KvCache* cache) {
   a.router = {};
-  for (auto l = static_cast<std::size_t>(first); l < a.layers.size(); ++l) {
+  for (std::size_t l = 0; l < a.layers.size(); ++l) {
     attention_layer_forward(ctx, model, l, batch, a.layers[l], cache);
     const Out x_out = l + 1 < a.layers.size() ? a.layers[l + 1].x_in : a.x;
     ffn_layer_forward(ctx, model, l, batch, rows, x_out, a.layers[l], a.router);
   }
-  rms_norm_forward(ctx, a.normed_final, a.inv_rms_final, a.x, model.weights.final_norm,
-                   model.config.norm_eps);
+  forward_final_norm(ctx, model, a);
   rows.verify();
 }
 

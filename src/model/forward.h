@@ -92,14 +92,17 @@ LayerSaved allocate_layer_pass(const Context& ctx, const Model& model, std::int6
 /// x [N, D] wide: where the residual stream starts.
 void forward_embedding(const Context& ctx, const Model& model, const TokenBatch& batch, Out x);
 
-/// Layer l alone, in training, not a mixture: from s.x_in to x_out [N, D] wide, which is not s.x_in. `s`
-/// keeps what the layer read and made.
-void forward_layer(const Context& ctx, const Model& model, std::int64_t l, const TokenBatch& batch,
-                   const RowPlan& rows, LayerSaved& s, Out x_out);
+/// The two halves of layer l alone, in training, not of a mixture: x_mid = x_in + attention, then x_out =
+/// x_mid
+/// + FFN. Each may be written in place: x_mid may be x_in, x_out may be x_mid. A null x_out stops at
+/// s.hidden. `s` keeps what they read and made.
+void forward_attention(const Context& ctx, const Model& model, std::int64_t l, const TokenBatch& batch,
+                       LayerSaved& s);
+void forward_ffn(const Context& ctx, const Model& model, std::int64_t l, const RowPlan& rows, LayerSaved& s,
+                 Out x_out);
 
-/// forward_hidden from layer `first` on, whose x_in the caller has filled.
-void forward_from(const Context& ctx, const Model& model, std::int64_t first, const TokenBatch& batch,
-                  const RowPlan& rows, Activations& a, KvCache* cache = nullptr);
+/// a.normed_final of a.x: what follows the last layer.
+void forward_final_norm(const Context& ctx, const Model& model, Activations& a);
 
 /// Runs all layers; a.normed_final [N, D] is the result. With a cache, new keys and values are written to
 /// rows [k_row + k_len − q_len, k_row + k_len) of each segment and the attention reads the cache. Throws

@@ -64,6 +64,10 @@ void linear_backward(const Context& ctx, Out d_x, Out d_w, In d_y, In x, const W
   });
 }
 
+void add_outer_products(const Context& ctx, Out sum, In a, In b) {
+  linear_backward(ctx, {}, sum, a, b, Weight{{nullptr, b.dtype, a.cols, b.cols, b.cols}});
+}
+
 void linear_forward_group(const Context& ctx, std::span<const LinearPart> parts) {
   std::vector<GemmCall> calls;
   for (const LinearPart& p : parts) {

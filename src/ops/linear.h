@@ -29,6 +29,10 @@ void packed_linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, cons
 /// null). d_y [N, out] and x have the weight's dtype.
 void linear_backward(const Context&, Out d_x, Out d_w, In d_y, In x, const Weight& w);
 
+/// sum [in_a, in_b] wide += aᵀ · b, a [N, in_a] and b [N, in_b] of one dtype: d_w of a linear layer, or the
+/// normal equations of a least squares.
+void add_outer_products(const Context&, Out sum, In a, In b);
+
 /// One linear layer of a group, as linear_forward without `add` and linear_backward take it.
 struct LinearPart {
   Out y;
