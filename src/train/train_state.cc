@@ -1,4 +1,5 @@
 // What a checkpoint holds besides the model. Format: docs/formats/checkpoint.md.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -63,6 +64,21 @@ std::vector<Moments> moments_of(const Optimizer& o) {
     all.push_back({name + ".v", state->v.view});
   }
   return all;
+}
+
+// Copies what a file holds of a state; where it holds zeros and so does the state, nothing is written, so
+// that rows that were never updated take no memory (Buffer::zeroed).
+void copy_state(const Out& to, const void* from) {
+  constexpr std::size_t kPage = 4096;
+  static constexpr char kZeros[kPage] = {};
+  auto* const into = static_cast<char*>(to.data);
+  const auto* const source = static_cast<const char*>(from);
+  const auto bytes = static_cast<std::size_t>(to.size() * size_of(to.dtype));
+  for (std::size_t at = 0; at < bytes; at += kPage) {
+    const std::size_t count = std::min(kPage, bytes - at);
+    if (std::memcmp(source + at, kZeros, count) == 0 && std::memcmp(into + at, kZeros, count) == 0) continue;
+    std::memcpy(into + at, source + at, count);
+  }
 }
 
 Json read_json(const std::filesystem::path& dir) {
@@ -148,7 +164,7 @@ void Trainer::read_state(const std::filesystem::path& dir) {
   for (const Moments& t : moments_of(optimizer_)) {
     const std::int64_t shape[] = {t.view.rows, t.view.cols};
     const TensorInfo& info = file.expect(t.name, t.view.dtype, shape);
-    std::memcpy(t.view.data, file.data(info), info.bytes);
+    copy_state(t.view, file.data(info));
   }
   std::vector<double> losses;
   for (const Json& loss : get_array(state, "losses", path, SpikeWindow::kWindow)) {
