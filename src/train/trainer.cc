@@ -27,7 +27,7 @@ Trainer::Trainer(const Context& context, Model& model, const TokenShard& shard, 
       options_(options),
       on_spike_(on_spike_from(options.on_spike)),
       stream_(shard, options.batch),
-      optimizer_(model, checked_mode(options), Freeze(options.freeze, model)),
+      optimizer_(model, checked_mode(options), Freeze(options.freeze, model.config)),
       update_counts_(static_cast<std::size_t>(model.config.vocab), 0) {}
 
 // Adds the gradients of one micro-batch, which is `share` of the step; returns the sum of its losses.
@@ -94,8 +94,7 @@ StepReport Trainer::step() {
   if (report.targets > 0) {
     optimizer_.catch_up(context_, model_, groups.tokens());
     Workspace::Scope scope(*context_.workspace);
-    const Freeze& freeze = optimizer_.freeze();
-    prepare_gradients(context_, model_, groups, gradients_, {freeze.table, freeze.embedding});
+    prepare_gradients(context_, model_, groups, gradients_, optimizer_.freeze());
     const std::vector<float> weights(batch.tokens.size(), 1.0f / static_cast<float>(report.targets));
     double sum = 0;
     if (options_.accumulate == 1) {
