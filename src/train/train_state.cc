@@ -14,6 +14,7 @@ namespace {
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "train_state.json";
 constexpr const char* kFormat = "stem-train-state/2";
+constexpr const char* kTeacher = "teacher_uuid";
 
 // What must not differ between the run that wrote a state and the one that goes on with it.
 Json fingerprint(const Model& model, const TrainOptions& o) {
@@ -35,7 +36,8 @@ Json fingerprint(const Model& model, const TrainOptions& o) {
           {"train.clip", o.clip},
           {"train.table_clip", o.table_clip},
           {"train.table_optimizer", o.table_optimizer},
-          {"train.freeze", o.freeze}};
+          {"train.freeze", o.freeze},
+          {kTeacher, o.teacher_uuid}};
 }
 
 struct Moments {
@@ -127,10 +129,14 @@ void Trainer::read_state(const std::filesystem::path& dir) {
   const Json expected = fingerprint(model_, options_);
   const Json& run = get_object(state, "run", path);
   for (const auto& [key, value] : expected.items()) {
+    // States of before there were teachers name none.
+    if (key == kTeacher && value == "" && !run.contains(key)) continue;
     if (!run.contains(key) || run[key] != value) {
       fail(ErrorCode::kMismatch, "{}: run.{}: expected {} (this run's), found {}: a resumed run keeps its {}",
            path, key, shown(value), run.contains(key) ? shown(run[key]) : "nothing",
-           key == "data_sha256" ? "training text" : "options");
+           key == "data_sha256" ? "training text"
+           : key == kTeacher    ? "teacher"
+                                : "options");
     }
   }
   const std::int64_t step = get_int(state, "step", path, 0, options_.steps);
