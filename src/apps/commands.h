@@ -10,6 +10,7 @@ namespace stem {
 void add_atlas_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_chat_command(CLI::App& app);
+void add_convert_command(CLI::App& app);
 void add_data_command(CLI::App& app);
 void add_diff_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);

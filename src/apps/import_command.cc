@@ -26,6 +26,7 @@ void run_import(const ImportOptions& o) {
   const DType dtype = o.dtype.empty() ? imported.stored : o.dtype == "f32" ? DType::f32 : DType::bf16;
   SaveOptions save;
   save.dtype = dtype;
+  save.table_dtype = o.dtype.empty() ? imported.rows_stored : dtype;
   save.more = [&](const fs::path& staged) { imported.tokenizer.save(staged); };
   const Manifest manifest =
       save_model_directory(o.out, imported.model, imported.tokenizer.to_json(), {}, {}, save);
@@ -43,7 +44,8 @@ void run_import(const ImportOptions& o) {
   }
   fmt::print("{}: {} parameters in {} layers, stored as {}, from {} ({})\n", o.out, count_text(parameters),
              c.layers, name_of(dtype), o.source, imported.source);
-  fmt::print("It is dense: stem attach-rows {} gives it rows to edit.\n", o.out);
+  if (c.variant == FfnVariant::dense)
+    fmt::print("It is dense: stem attach-rows {} gives it rows to edit.\n", o.out);
 }
 
 struct AttachOptions {

@@ -66,6 +66,7 @@ int main(int argc, char** argv) {
   stem::add_table_plan_command(app);
   stem::add_import_command(app);
   stem::add_attach_rows_command(app);
+  stem::add_convert_command(app);
   stem::add_quantize_command(app);
   stem::add_export_command(app);
   stem::add_generate_command(app);

@@ -64,6 +64,7 @@ Json plan_json(const ModelConfig& c, const TrainPlan& plan, Precision precision)
             {"forward_with_lookup", a.flops_per_token_with_lookup},
             {"training", plan.training_flops()},
             {"training_with_lookup", plan.training_flops_with_lookup()},
+            {"teacher", plan.teacher_flops},
             {"attention_mean", plan.attention_flops_mean},
             {"attention_full", plan.attention_flops_full}}},
           {"table_bytes_per_token", plan.table_token_bytes},
@@ -88,11 +89,12 @@ void print_plan(const Settings& settings, const ModelConfig& c, const TrainPlan&
   fmt::print("             active for one token {}; deleted {}\n", count_text(a.active_parameters),
              count_text(a.deleted_parameters));
   fmt::print(
-      "FLOPs/token  forward {}, training {} (three times as many); counting the embedding lookup as a "
+      "FLOPs/token  forward {}, training {} (three times as many{}); counting the embedding lookup as a "
       "product "
       "{} and {}\n",
-      scaled(a.flops_per_token), scaled(plan.training_flops()), scaled(a.flops_per_token_with_lookup),
-      scaled(plan.training_flops_with_lookup()));
+      scaled(a.flops_per_token), scaled(plan.training_flops()),
+      plan.teacher_flops > 0 ? fmt::format(", and {} of the teacher", scaled(plan.teacher_flops)) : "",
+      scaled(a.flops_per_token_with_lookup), scaled(plan.training_flops_with_lookup()));
   fmt::print("             attention besides, forward: {} at position {}, {} on average over a sequence\n",
              scaled(plan.attention_flops_full), count_text(settings.train.batch.max_sequence),
              scaled(plan.attention_flops_mean));
@@ -138,7 +140,8 @@ void run_plan(const Options& o) {
   const std::int64_t n = settings.train.batch.tokens_per_step;
   Runtime runtime;
   const Precision precision = training_precision(settings.precision, config, std::min<std::int64_t>(n, 2048));
-  const TrainPlan plan = plan_training(settings, config, precision, tokens);
+  const std::optional<ModelConfig> teacher = teacher_config(settings);
+  const TrainPlan plan = plan_training(settings, config, precision, tokens, teacher ? &*teacher : nullptr);
   Json json = o.json ? plan_json(config, plan, precision) : Json();
   if (!o.json) print_plan(settings, config, plan, precision);
   if (!o.dry) {

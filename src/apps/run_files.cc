@@ -23,6 +23,10 @@ void write_run_record(const std::filesystem::path& run, const RunRecord& record)
     json["from"] = record.from.string();
     json["from_uuid"] = record.from_uuid;
   }
+  if (!record.teacher.empty()) {
+    json["teacher"] = record.teacher.string();
+    json["teacher_uuid"] = record.teacher_uuid;
+  }
   write_file_atomic(run / kRunFile, dump_json(json));
 }
 
@@ -33,7 +37,8 @@ RunRecord read_run_record(const std::filesystem::path& run) {
     fail(ErrorCode::kFormat, "{}: format: expected \"{}\", found \"{}\"", path, kFormat, format);
   }
   return {get_string(json, "data", path), get_string_or(json, "from", path, ""),
-          get_string_or(json, "from_uuid", path, "")};
+          get_string_or(json, "from_uuid", path, ""), get_string_or(json, "teacher", path, ""),
+          get_string_or(json, "teacher_uuid", path, "")};
 }
 
 RunPaths find_run(const std::filesystem::path& given) {

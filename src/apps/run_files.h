@@ -22,6 +22,8 @@ struct RunRecord {
   std::filesystem::path data;  ///< data directory, absolute
   std::filesystem::path from;  ///< model that the run started from, absolute; empty: drawn from the seed
   std::string from_uuid;       ///< of that model
+  std::filesystem::path teacher = {};  ///< model that the run learns from, absolute; empty: from text alone
+  std::string teacher_uuid = {};       ///< of that model
 };
 void write_run_record(const std::filesystem::path& run, const RunRecord& record);
 /// Throws kNotFound or kFormat naming the file.

@@ -33,18 +33,21 @@ std::filesystem::path config_of(const std::filesystem::path& run) {
   return {};
 }
 
-// The planned memory depends on settings that a run of another version may not have: then it is not told.
+// The planned memory depends on settings that a run of another version may not have, and on its teacher,
+// which may be gone: then it is not told.
 Json planned_memory(const Json& settings, const ModelConfig& config) {
   Settings all;
+  std::optional<ModelConfig> teacher;
   try {
     for (const auto& [key, value] : settings.items())
       all.set(key + "=" + (value.is_string() ? value.get<std::string>() : value.dump()));
+    teacher = teacher_config(all);
   } catch (const Error&) {
     return nullptr;
   }
   // "auto" was decided by the machine that trained; bf16 is what most decide.
   const Precision precision{DType::f32, all.precision == "f32" ? DType::f32 : DType::bf16};
-  return plan_training(all, config, precision).memory_bytes;
+  return plan_training(all, config, precision, 0, teacher ? &*teacher : nullptr).memory_bytes;
 }
 
 }  // namespace

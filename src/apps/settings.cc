@@ -71,6 +71,7 @@ std::vector<Key> keys_of(Settings& s) {
       {"train.table_optimizer", "lazy (only the batch's rows move) or exact (as dense AdamW)",
        &t.table_optimizer},
       {"train.freeze", "what keeps its values: tables, dense, or globs over tensor names", &t.freeze},
+      {"train.teacher", "model whose predictions are learnt in place of the text's next tokens", &t.teacher},
       {"train.on_spike", "continue, stop, skip or rollback when a loss is out of line", &t.on_spike},
       {"train.precision", "auto, f32 or bf16 (inputs of matrix products)", &s.precision},
       {"train.eval_every", "steps between validations; 0: only at the end", &s.eval_every, 0, 1e9},

@@ -12,7 +12,7 @@ namespace stem {
 namespace {
 
 struct Options {
-  std::string data, out, config, from, on_spike;
+  std::string data, out, config, from, teacher, on_spike;
   std::vector<std::string> assignments;
   bool resume = false, replace = false, json = false, quiet = false;
 };
@@ -32,6 +32,7 @@ void run_train(const Options& o) {
   Settings settings;
   if (!o.config.empty()) settings.load_toml(o.config);
   for (const std::string& assignment : o.assignments) settings.set(assignment);
+  if (!o.teacher.empty()) settings.set("train.teacher=" + o.teacher);
   if (!o.on_spike.empty()) settings.set("train.on_spike=" + o.on_spike);
   if (!o.resume && !o.replace) require_new(o.out);
   Runtime runtime;
@@ -77,6 +78,8 @@ void add_train_command(CLI::App& app) {
   command->add_option("--set", o->assignments, "a setting, key=value; may be repeated")
       ->allow_extra_args(false);
   command->add_option("--from", o->from, "model to start from; its tokenizer must be the data's");
+  command->add_option("--teacher", o->teacher,
+                      "model to learn from: its predictions take the place of the text's (train.teacher)");
   command->add_option("--on-spike", o->on_spike, "continue, stop, skip or rollback (train.on_spike)");
   command->add_flag("--resume", o->resume, "continue from the run's latest checkpoint");
   command

@@ -7,6 +7,8 @@
 
 #include "core/clock.h"
 #include "core/error.h"
+#include "io/file.h"
+#include "model/model_files.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
 #include "ops/moe.h"
@@ -96,6 +98,51 @@ double scratch_bytes(const ModelConfig& c, Precision p, std::int64_t n) {
   return tokens * (bytes_of(p.wide, d) + bytes_of(p.narrow, d)) + std::max(logits, layer);
 }
 
+// What forward.cc's allocate_forward_activations takes for n tokens of a teacher, of whatever variant.
+double teacher_pass_bytes(const ModelConfig& c, Precision p, double n) {
+  const auto d = static_cast<double>(c.width), f = static_cast<double>(c.ffn);
+  const auto attended = static_cast<double>(c.heads * c.head_width);
+  double narrow = 3 * d + static_cast<double>(c.qkv_width()) + attended + 3 * f, wide = d + 1;
+  if (c.qk_norm) wide += static_cast<double>((c.heads + c.kv_heads) * c.head_width);
+  if (c.has_experts()) {
+    const ExpertShape e = c.expert_shape();
+    const auto chosen = static_cast<double>(e.chosen), f_expert = static_cast<double>(e.width);
+    narrow += (chosen + static_cast<double>(e.experts) * kExpertAlignment / n) * (2 * d + 3 * f_expert);
+    wide += 3 * chosen + static_cast<double>(e.experts) + 1;
+  }
+  return n * (bytes_of(p.wide, wide) + bytes_of(p.narrow, narrow));
+}
+
+// What stays of a teacher while the student learns: weights, normed states, a chunk of its logits and for
+// bf16 its packed head. Its table stays in its file.
+double teacher_bytes(const ModelConfig& c, Precision p, std::int64_t n) {
+  const auto d = static_cast<double>(c.width), vocab = static_cast<double>(c.vocab);
+  const auto dense = static_cast<double>(DenseTensors::layout(c).flat.size());
+  const std::int64_t chunk = std::min(n, lm_head_chunk_rows(c.vocab, p.wide));
+  double bytes = bytes_of(p.wide, dense + (c.tied ? 0 : vocab * d) + static_cast<double>(chunk) * vocab) +
+                 bytes_of(p.narrow, static_cast<double>(n) * d);
+  if (p.narrow != p.wide) bytes += bytes_of(p.narrow, dense + vocab * d);
+  return bytes;
+}
+
+// Values of all tensors that train, as the optimizer sees them, and of the matrices that the backward makes
+// gradients of: the same, but where half of a matrix is frozen.
+struct Trained {
+  double moments = 0, gradients = 0;
+};
+Trained trained_values(const ModelConfig& c, const Freeze& freeze) {
+  Trained trained;
+  const DenseTensors layout = DenseTensors::layout(c);
+  std::size_t i = 0;
+  for_each_tensor(c, layout, [&](const std::string&, const Out& view, TensorKind) {
+    if (freeze.dense.empty() || !freeze.dense[i]) trained.moments += static_cast<double>(view.size());
+    ++i;
+  });
+  DenseViews views = without_frozen(c, layout, freeze);
+  for_each_block(views, [&](const Out& view) { trained.gradients += static_cast<double>(view.size()); });
+  return trained;
+}
+
 }  // namespace
 
 double expected_distinct_tokens(std::int64_t vocab, std::int64_t n) {
@@ -108,8 +155,17 @@ double expected_distinct_tokens(std::int64_t vocab, std::int64_t n) {
   return expected;
 }
 
-TrainPlan plan_training(const Settings& settings, const ModelConfig& c, Precision p, double tokens) {
+std::optional<ModelConfig> teacher_config(const Settings& settings) {
+  if (settings.train.teacher.empty()) return std::nullopt;
+  const std::filesystem::path path = std::filesystem::path(settings.train.teacher) / kConfigFile;
+  return config_from_json(parse_json(read_file(path), path.string()), path.string());
+}
+
+TrainPlan plan_training(const Settings& settings, const ModelConfig& c, Precision p, double tokens,
+                        const ModelConfig* teacher) {
   TrainPlan plan;
+  const Freeze freeze(settings.train.freeze, c);
+  const Trained trained = trained_values(c, freeze);
   const std::int64_t n = settings.train.batch.tokens_per_step;
   const auto d = static_cast<double>(c.width), vocab = static_cast<double>(c.vocab);
   plan.account = account(c);
@@ -126,7 +182,8 @@ TrainPlan plan_training(const Settings& settings, const ModelConfig& c, Precisio
   const double dense = static_cast<double>(plan.account.dense_parameters) - (c.tied ? 0 : vocab * d) + norms;
   const double embedding = c.tied ? 0 : vocab * d;
   const auto table = static_cast<double>(plan.account.table_parameters);
-  const double row = static_cast<double>(c.table_shape().record()) + (c.tied ? 0 : d);
+  const double table_row = freeze.table ? 0 : static_cast<double>(c.table_shape().record());
+  const double embedding_row = c.tied || freeze.embedding ? 0 : d, row = table_row + embedding_row;
   const auto add = [&](const char* name_key, const std::string& name, double bytes) {
     if (bytes > 0) plan.memory.push_back({name_key, name, bytes});
     plan.memory_bytes += bytes;
@@ -134,17 +191,24 @@ TrainPlan plan_training(const Settings& settings, const ModelConfig& c, Precisio
   add("dense_weights", "dense weights, f32", bytes_of(p.wide, dense));
   add("narrow_copy", fmt::format("their {} copy for products", name_of(p.narrow)),
       p.narrow == p.wide ? 0 : bytes_of(p.narrow, dense));
-  add("dense_gradients", "dense gradients, f32", bytes_of(p.wide, dense));
-  add("dense_moments", "dense moments m and v", bytes_of(p.wide, 2 * dense));
-  add("embedding", "untied embedding, m and v", bytes_of(p.wide, 3 * embedding));
+  add("dense_gradients", "dense gradients, f32", bytes_of(p.wide, trained.gradients));
+  add("dense_moments", "dense moments m and v", bytes_of(p.wide, 2 * trained.moments));
+  add("embedding", "untied embedding, m and v", bytes_of(p.wide, embedding + 2 * vocab * embedding_row));
   add("table", "table, f32", bytes_of(p.wide, table));
-  add("table_moments", "table moments m and v", bytes_of(p.wide, 2 * table));
+  add("table_moments", "table moments m and v", bytes_of(p.wide, 2 * vocab * table_row));
   add("row_gradients", fmt::format("row gradients of about {:.0f} distinct tokens", plan.expected_distinct),
       bytes_of(p.wide, plan.expected_distinct * row));
   const std::int64_t micro = std::max<std::int64_t>(1, n / settings.train.accumulate);
-  add("activations", fmt::format("activations of {} tokens", micro),
-      activation_bytes(c, p, static_cast<double>(micro)));
-  add("scratch", "scratch of the backward pass", scratch_bytes(c, p, micro));
+  const double activations = activation_bytes(c, p, static_cast<double>(micro));
+  double scratch = scratch_bytes(c, p, micro);
+  if (teacher != nullptr) {
+    plan.teacher_flops = account(*teacher).flops_per_token;
+    add("teacher", "teacher, its logits of one chunk", teacher_bytes(*teacher, p, micro));
+    // Its pass is over, and its memory free again, when the model's begins.
+    scratch = std::max(scratch, teacher_pass_bytes(*teacher, p, static_cast<double>(micro)) - activations);
+  }
+  add("activations", fmt::format("activations of {} tokens", micro), activations);
+  add("scratch", "scratch of the backward pass", scratch);
   // last_step of table and embedding, update counts, frequencies and what the rotary table holds
   add("program", "program, counts",
       kProgramBytes + 8 * vocab * 4 + bytes_of(p.wide, static_cast<double>(c.max_positions * c.head_width)));
@@ -152,7 +216,7 @@ TrainPlan plan_training(const Settings& settings, const ModelConfig& c, Precisio
   // The update reads and writes weight, m and v; the gradient is cleared, written, read for its norm and
   // read.
   const double wide = bytes_of(p.wide, 1), narrow = p.narrow == p.wide ? 0 : bytes_of(p.narrow, 1);
-  plan.optimizer_bytes = dense * (10 * wide + narrow) + plan.expected_distinct * row * 10 * wide;
+  plan.optimizer_bytes = trained.moments * (10 * wide + narrow) + plan.expected_distinct * row * 10 * wide;
   return plan;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,20 +30,29 @@ struct TrainPlan {
   double memory_bytes = 0;       ///< their sum
   double table_token_bytes = 0;  ///< a record in bf16, what serving reads for each token: S·F·2
   double optimizer_bytes = 0;    ///< memory traffic of one update
+  double teacher_flops = 0;      ///< a teacher's forward, per token
   double tokens = 0;             ///< of the whole run
 
-  /// 3 × forward, without the embedding lookup: every product once more for each of its two gradients.
-  double training_flops() const { return 3.0 * account.flops_per_token; }
-  double training_flops_with_lookup() const { return 3.0 * account.flops_per_token_with_lookup; }
+  /// 3 × forward, without the embedding lookup: every product once more for each of its two gradients (those
+  /// of frozen weights, which are left out, included); and the teacher's forward.
+  double training_flops() const { return 3.0 * account.flops_per_token + teacher_flops; }
+  double training_flops_with_lookup() const {
+    return 3.0 * account.flops_per_token_with_lookup + teacher_flops;
+  }
 };
 
 /// Distinct tokens among `n` drawn independently by Zipf's law with exponent 1.1 from `vocab`: Σ 1 − (1 −
 /// p_r)ⁿ. (2,048 tokens of English with a vocabulary of 8,192 held 685 and 753; this says 681.)
 double expected_distinct_tokens(std::int64_t vocab, std::int64_t n);
 
-/// `tokens` 0: train.steps × train.tokens_per_step. `config` is settings.resolve_model(vocab).
+/// The shape of train.teacher's model, by its config.json; none without a teacher. Throws Error naming the
+/// file.
+std::optional<ModelConfig> teacher_config(const Settings& settings);
+
+/// `tokens` 0: train.steps × train.tokens_per_step. `config` is settings.resolve_model(vocab), `teacher` that
+/// of train.teacher, null without one. Throws kUsage naming train.freeze.
 TrainPlan plan_training(const Settings& settings, const ModelConfig& config, Precision precision,
-                        double tokens = 0);
+                        double tokens = 0, const ModelConfig* teacher = nullptr);
 
 /// Sustained rates of this machine, at the model's shapes.
 struct MachineRates {

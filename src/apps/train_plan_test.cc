@@ -91,6 +91,44 @@ TEST(TrainPlan, MemoryIsWhatTheCodeTakes) {
   }
 }
 
+TEST(TrainPlan, WhatIsFrozenTakesNoGradientsAndMoments) {
+  Settings settings;
+  settings.set("model.tied=false");
+  const ModelConfig config = settings.resolve_model(500);
+  const TrainPlan whole = plan_training(settings, config, {});
+  settings.set("train.freeze=tables,embed*,lm_head*,self_attn.*,up_proj.weight");
+  const TrainPlan part_of_it = plan_training(settings, config, {});
+  EXPECT_EQ(part(part_of_it, "table_moments"), 0);
+  EXPECT_EQ(part(part_of_it, "embedding") * 3, part(whole, "embedding"));
+  EXPECT_EQ(part(part_of_it, "table"), part(whole, "table"));
+  Model model(config, {});
+  Gradients g;
+  Workspace workspace;
+  const Context context{nullptr, &workspace, false};
+  const Freeze freeze(settings.train.freeze, config);
+  prepare_gradients(context, model, TokenGroups(std::vector<std::int32_t>{1}), g, freeze);
+  double values = 0;
+  for_each_block(g.wanted, [&](const Out& view) { values += static_cast<double>(view.size()); });
+  EXPECT_EQ(part(part_of_it, "dense_gradients"), 4 * values);
+  EXPECT_LT(part(part_of_it, "dense_moments"), 2 * part(part_of_it, "dense_gradients"));  // up with gate
+  EXPECT_LT(part_of_it.optimizer_bytes, whole.optimizer_bytes);
+}
+
+TEST(TrainPlan, TheTeacherIsCounted) {
+  const Settings settings;
+  const ModelConfig config = settings.resolve_model(500);
+  for (const DType narrow : {DType::f32, DType::bf16}) {
+    const Precision precision{DType::f32, narrow};
+    const TrainPlan alone = plan_training(settings, config, precision),
+                    taught = plan_training(settings, config, precision, 0, &config);
+    const Model teacher(config, precision);
+    const auto weights = static_cast<double>(teacher.weights.buffer.size() + teacher.compute.buffer.size());
+    EXPECT_GT(part(taught, "teacher"), weights);
+    EXPECT_NEAR(taught.memory_bytes - alone.memory_bytes, part(taught, "teacher"), 1);
+    EXPECT_EQ(taught.training_flops(), alone.training_flops() + alone.account.flops_per_token);
+  }
+}
+
 TEST(TrainPlan, DistinctTokens) {
   EXPECT_NEAR(expected_distinct_tokens(8192, 2048), 681, 1);
   EXPECT_NEAR(expected_distinct_tokens(100, 1'000'000), 100, 0.01);

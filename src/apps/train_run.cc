@@ -102,7 +102,8 @@ class Run {
       load_start();
     else
       draw_model();
-    trainer_.emplace(context_, model_, shard_, settings_.train);
+    if (teacher_config_) load_teacher();
+    trainer_.emplace(context_, model_, shard_, settings_.train, teacher_config_ ? &teacher_ : nullptr);
     if (options_.resume) trainer_->read_state(latest());
     open_logs();
     const InterruptGuard interrupts;
@@ -127,7 +128,8 @@ class Run {
 
   // Told before anything is allocated: the system would end the process without a word.
   void require_memory() const {
-    const TrainPlan plan = plan_training(settings_, config_, {DType::f32, DType::f32});
+    const TrainPlan plan = plan_training(settings_, config_, {DType::f32, DType::f32}, 0,
+                                         teacher_config_ ? &*teacher_config_ : nullptr);
     const double machine =
         static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
     if (plan.memory_bytes <= machine) return;
@@ -152,15 +154,45 @@ class Run {
     if (!record_.from.empty()) {  // the shape is that of the model, padded vocabulary included
       const ModelConfig from = config_of(options_.resume ? latest() : record_.from);
       settings_.adopt_model(from, record_.from.string());
-      if (!options_.resume) require_tokenizer(read_manifest(record_.from), record_.from);
+      if (!options_.resume) require_tokenizer(read_manifest(record_.from), record_.from.string() + "'s");
       vocab = from.vocab;
     }
     config_ = settings_.resolve_model(vocab);
+    find_teacher();
     shard_ = load_text(data_ / kTrainTokens, vocab, tokenizer_digest_);
     held_out_ = load_text(data_ / kHeldOutTokens, vocab, tokenizer_digest_);
     load_more_held_out(vocab);
     settings_.train.data_digest = to_hex(sha256_file(data_ / kTrainTokens));
     counts_ = frequencies(shard_, vocab);
+  }
+
+  // Checks all of the teacher but its weights. A resumed run keeps its own, which may have moved.
+  void find_teacher() {
+    std::string& path = settings_.train.teacher;
+    if (path.empty()) path = record_.teacher.string();
+    if (path.empty()) return;
+    const fs::path teacher = fs::absolute(path).lexically_normal();
+    path = teacher.string();
+    const std::string file = (teacher / kConfigFile).string();
+    teacher_config_ = teacher_config(settings_);
+    if (teacher_config_->vocab != config_.vocab) {
+      fail(ErrorCode::kMismatch, "{}: vocab_size: expected {} (the student's), found {}", file, config_.vocab,
+           teacher_config_->vocab);
+    }
+    if (teacher_config_->max_positions < settings_.train.batch.max_sequence) {
+      fail(ErrorCode::kMismatch,
+           "{}: max_position_embeddings: expected at least train.sequence = {}, found {}", file,
+           settings_.train.batch.max_sequence, teacher_config_->max_positions);
+    }
+    const Manifest manifest = read_manifest(teacher);
+    require_tokenizer(manifest, teacher.string() + "'s");
+    const std::string uuid = uuid_text(manifest.uuid);
+    if (!record_.teacher_uuid.empty() && record_.teacher_uuid != uuid) {
+      fail(ErrorCode::kMismatch, "{}: uuid: expected {} ({}'s), found {}: a resumed run keeps its teacher",
+           (teacher / kManifestName).string(), record_.teacher_uuid, (run_ / kRunFile).string(), uuid);
+    }
+    record_.teacher = teacher;
+    record_.teacher_uuid = settings_.train.teacher_uuid = uuid;
   }
 
   // train.eval_shards: NAME=FILE,…; remembered with absolute paths, so that a run can be resumed anywhere.
@@ -199,15 +231,15 @@ class Run {
   LoadedModel load(const fs::path& directory) {
     model_ = {};  // never two models in memory
     LoadedModel loaded = load_model_directory(directory, context_, {true, true, summary_.precision});
-    require_tokenizer(loaded.manifest, directory);
+    require_tokenizer(loaded.manifest, options_.resume ? "the checkpoint's" : directory.string() + "'s");
     return loaded;
   }
 
-  void require_tokenizer(const Manifest& manifest, const fs::path& model) const {
+  // The data's tokenizer is that of a model, `whose` as errors name it.
+  void require_tokenizer(const Manifest& manifest, const std::string& whose) const {
     if (!manifest.tokenizer || to_hex(*manifest.tokenizer) == tokenizer_digest_) return;
     fail(ErrorCode::kMismatch, "{}: SHA-256: expected {} ({}), found {}: another tokenizer",
-         (data_ / kTokenizerFile).string(), to_hex(*manifest.tokenizer),
-         options_.resume ? "the checkpoint's" : model.string() + "'s", tokenizer_digest_);
+         (data_ / kTokenizerFile).string(), to_hex(*manifest.tokenizer), whose, tokenizer_digest_);
   }
 
   void load_start() {
@@ -215,6 +247,10 @@ class Run {
     record_.from_uuid = uuid_text(loaded.manifest.uuid);
     model_ = std::move(loaded.model);
     draft_.uuid = random_uuid();
+  }
+
+  void load_teacher() {
+    teacher_ = load_model_directory(record_.teacher, context_, {false, true, summary_.precision}).model;
   }
 
   void load_checkpoint() {
@@ -364,6 +400,8 @@ class Run {
   std::vector<std::int64_t> counts_;
   Manifest draft_;
   Model model_;
+  std::optional<ModelConfig> teacher_config_;  // none without a teacher
+  Model teacher_;
   std::optional<Trainer> trainer_;
   std::ofstream metrics_;
   std::optional<EventFile> events_;

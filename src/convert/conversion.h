@@ -15,7 +15,7 @@ namespace stem {
 struct ConversionOptions {
   double prior = 4.0;   ///< ordinary occurrences that the ridge map of the embedding counts as, in every row
   double ridge = 1e-2;  ///< of the refit of W_d, towards the dense one, in means of the equations' diagonal
-  double catch_up = 0.0;  ///< share of the residual stream's difference from the dense model's that the refit
+  double catch_up = 1.0;  ///< share of the residual stream's difference from the dense model's that the refit
                           ///< of W_d is to make up for
 };
 

@@ -1,5 +1,6 @@
-// Hugging Face directories: Llama's, Qwen2's and Qwen3's config.json; their tensor names are this engine's
-// own.
+// Hugging Face directories: Llama's, Qwen2's and Qwen3's config.json, and what stem export wrote; their
+// tensor names are this engine's own.
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -35,8 +36,16 @@ void read_rope(const Json& json, const std::string& source, ModelConfig& c) {
 
 ModelConfig config_of(const Json& json, const std::string& source, std::string& type) {
   type = get_string(json, "model_type", source);
+  if (type == "stem") {  // what stem export wrote
+    ModelConfig c = config_from_json(json, source);
+    if (c.has_experts())
+      fail(ErrorCode::kMismatch, "{}: ffn_variant: expected no mixture of experts, found {}", source,
+           name_of(c.variant));
+    return c;
+  }
   if (type != "llama" && type != "qwen2" && type != "qwen3")
-    fail(ErrorCode::kMismatch, "{}: model_type: expected llama, qwen2 or qwen3, found \"{}\"", source, type);
+    fail(ErrorCode::kMismatch, "{}: model_type: expected llama, qwen2, qwen3 or stem, found \"{}\"", source,
+         type);
   const auto refuse = [&](const char* key) {
     if (get_bool_or(json, key, source, false))
       fail(ErrorCode::kMismatch, "{}: {}: expected false for {}, found true", source, key, type);
@@ -134,6 +143,22 @@ class Shards {
   std::string place_;
 };
 
+std::string table_name(std::int64_t layer) {
+  return fmt::format("model.layers.{}.mlp.table.weight", layer);
+}
+
+// A table a layer becomes one of all layers.
+void read_table(const Shards& shards, Model& model) {
+  const ModelConfig& c = model.config;
+  model.table = Table::in_memory(c.table_shape(), DType::f32);
+  const Tensor rows(DType::f32, c.vocab, c.ffn);
+  for (const std::int64_t l : c.stem_layers) {
+    shards.read(table_name(l), rows);
+    const Out to = model.table.writable_records().slice_cols(c.stem_index(l) * c.ffn, c.ffn);
+    for (std::int64_t t = 0; t < c.vocab; ++t) std::copy_n(rows.view.row<float>(t), c.ffn, to.row<float>(t));
+  }
+}
+
 }  // namespace
 
 ImportedModel import_hugging_face(const fs::path& directory) {
@@ -158,6 +183,12 @@ ImportedModel import_hugging_face(const fs::path& directory) {
     check(name, is_vector(kind) ? std::vector{view.cols} : std::vector{view.rows, view.cols});
   });
   if (!c.tied) check("model.embed_tokens.weight", {c.vocab, c.width});
+  const std::map<std::string, std::int64_t> dense_types = types;
+  std::optional<DType> rows_stored;
+  for (const std::int64_t l : c.stem_layers) {
+    check(table_name(l), {c.vocab, c.ffn});
+    rows_stored = shards.info(table_name(l)).type == "BF16" ? rows_stored.value_or(DType::bf16) : DType::f32;
+  }
   shards.for_each([&](const Safetensors& file, const TensorInfo& tensor) {
     const bool repeated = c.tied && tensor.name == "lm_head.weight";                // the embedding again
     const bool computed = tensor.name.ends_with(".self_attn.rotary_emb.inv_freq");  // old files keep it
@@ -168,12 +199,13 @@ ImportedModel import_hugging_face(const fs::path& directory) {
 
   std::string list;
   for (const auto& [dtype, count] : types) list += (list.empty() ? "" : " and ") + dtype;
-  ImportedModel imported{Model(c, {}, false), Tokenizer::load(directory),
-                         fmt::format("Hugging Face, {}, {}", type, list),
-                         types.size() == 1 && types.contains("BF16") ? DType::bf16 : DType::f32};
+  ImportedModel imported{
+      Model(c, {}, false), Tokenizer::load(directory), fmt::format("Hugging Face, {}, {}", type, list),
+      dense_types.size() == 1 && dense_types.contains("BF16") ? DType::bf16 : DType::f32, rows_stored};
   for_each_tensor(c, imported.model.weights,
                   [&](const std::string& name, Out view, TensorKind) { shards.read(name, view); });
   if (!c.tied) shards.read("model.embed_tokens.weight", imported.model.embedding);
+  if (c.has_table()) read_table(shards, imported.model);
   return imported;
 }
 

@@ -239,7 +239,7 @@ TEST_F(BadImport, HuggingFaceFaultsAreNamed) {
   };
   const std::string config = (dir / "config.json").string() + ": ";
   EXPECT_EQ(told(ErrorCode::kMismatch, "llama", [](Json& j) { j["model_type"] = "gpt2"; }),
-            config + "model_type: expected llama, qwen2 or qwen3, found \"gpt2\"");
+            config + "model_type: expected llama, qwen2, qwen3 or stem, found \"gpt2\"");
   EXPECT_EQ(told(ErrorCode::kMismatch, "llama", [](Json& j) { j["attention_bias"] = true; }),
             config + "attention_bias: expected false for llama, found true");
   EXPECT_EQ(told(ErrorCode::kMismatch, "qwen2", [](Json& j) { j["use_sliding_window"] = true; }),

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ops/loss.h"
+
 namespace stem {
 
 ResidualStream::ResidualStream(const Context& ctx, const Model& model, const CalibrationText& text)
@@ -39,7 +41,6 @@ LayerSaved ResidualStream::Pass::at(std::int64_t b) const {
 }
 
 void ResidualStream::advance(const Context& ctx, const Model& model, std::int64_t layer) {
-  require(model.config.ffn_of(layer) == FfnVariant::dense, "advance: a dense layer");
   const Pass pass(ctx, model, *this);
   for (std::int64_t b = 0; b < text_->batches(); ++b) {
     const TokenBatch batch = text_->batch(b);
@@ -50,18 +51,43 @@ void ResidualStream::advance(const Context& ctx, const Model& model, std::int64_
   }
 }
 
+Out ResidualStream::normed(const Context& ctx, const Model& model, std::int64_t batch) const {
+  Activations a;
+  a.x = rows(batch);
+  a.inv_rms_final = ctx.workspace->matrix(model.precision.wide, 1, a.x.rows);
+  a.normed_final = ctx.workspace->matrix(model.precision.narrow, a.x.rows, a.x.cols);
+  forward_final_norm(ctx, model, a);
+  return a.normed_final;
+}
+
+std::span<const std::int32_t> ResidualStream::targets(std::int64_t batch) const {
+  return std::span(text_->targets())
+      .subspan(static_cast<std::size_t>(text_->first(batch)),
+               static_cast<std::size_t>(text_->batch(batch).size()));
+}
+
 std::vector<float> ResidualStream::losses(const Context& ctx, const Model& model) {
   std::vector<float> losses(static_cast<std::size_t>(text_->size()));
   for (std::int64_t b = 0; b < text_->batches(); ++b) {
     const Workspace::Scope scope(*ctx.workspace);
-    const auto from = static_cast<std::size_t>(text_->first(b));
-    Activations a;
-    a.x = rows(b);
-    a.inv_rms_final = ctx.workspace->matrix(model.precision.wide, 1, a.x.rows);
-    a.normed_final = ctx.workspace->matrix(model.precision.narrow, a.x.rows, a.x.cols);
-    forward_final_norm(ctx, model, a);
-    forward_loss(ctx, model, a, std::span(text_->targets()).subspan(from, static_cast<std::size_t>(a.x.rows)),
-                 matrix(losses.data() + from, 1, a.x.rows));
+    const Out x = normed(ctx, model, b);
+    lm_head_loss_forward(ctx, matrix(losses.data() + text_->first(b), 1, x.rows), x, model.head_weight(),
+                         targets(b));
+  }
+  return losses;
+}
+
+std::vector<float> ResidualStream::divergence(const Context& ctx, const Model& model, const Model& base,
+                                              const ResidualStream& base_stream) {
+  std::vector<float> losses(static_cast<std::size_t>(text_->size()));
+  const std::vector<float> weights(static_cast<std::size_t>(text_->batch_size()), 1.0f);
+  for (std::int64_t b = 0; b < text_->batches(); ++b) {
+    const Workspace::Scope scope(*ctx.workspace);
+    const Out x = normed(ctx, model, b), unused = ctx.workspace->matrix(x.dtype, x.rows, x.cols);
+    const SoftTargets soft{base_stream.normed(ctx, base, b), base.head_weight()};
+    lm_head_loss_forward_backward(ctx, matrix(losses.data() + text_->first(b), 1, x.rows), unused, {}, x,
+                                  model.head_weight(), targets(b),
+                                  std::span(weights).first(static_cast<std::size_t>(x.rows)), soft);
   }
   return losses;
 }

@@ -30,12 +30,19 @@ class ResidualStream {
     LayerSaved all_;
   };
 
-  /// Runs a dense layer, from the stream before it to the stream behind it.
+  /// Runs a layer, rows from the model's table: from the stream before it to the stream behind it.
   void advance(const Context& context, const Model& model, std::int64_t layer);
   /// loss [N] f32, 0 where there is no target: of the stream behind the last layer.
   std::vector<float> losses(const Context& context, const Model& model);
+  /// KL(base ‖ model) [N] f32 of the predictions, 0 where there is no target: `base_stream`, of the same
+  /// text, stands behind the last layer of `base`, this one behind that of `model`.
+  std::vector<float> divergence(const Context& context, const Model& model, const Model& base,
+                                const ResidualStream& base_stream);
 
   const CalibrationText& text() const { return *text_; }
+  /// What the output head reads of a batch [n, D] narrow, in the context's workspace.
+  Out normed(const Context& context, const Model& model, std::int64_t batch) const;
+  std::span<const std::int32_t> targets(std::int64_t batch) const;
   Out rows(std::int64_t batch) const;  ///< [n, D] of a batch
   Out all() const { return x_.view; }  ///< [N, D] wide
 

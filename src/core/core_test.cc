@@ -3,10 +3,12 @@
 
 #include <bit>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <set>
+#include <string>
 
 #include "core/dtype.h"
 #include "core/error.h"
@@ -153,6 +155,34 @@ TEST(WorkspaceTest, InnerScopeLeavesTheOuterAlone) {
   w.bytes(std::size_t{40} << 20);
   EXPECT_EQ(w.capacity(), held);  // nothing new was allocated
   EXPECT_EQ(kept[99], 42);
+}
+
+TEST(TensorTest, RowsOfASparseOneTakeMemoryWhenTheyAreWritten) {
+  constexpr std::int64_t kRows = 8192, kCols = 4096, kPage = 4096;  // 128 MiB
+  const Tensor t = Tensor::sparse(DType::f32, kRows, kCols);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(t.buffer.data()) % 64, 0u);
+  float sum = 0;
+  for (std::int64_t r = 0; r < kRows; ++r) sum += t.view.row<float>(r)[r % kCols];  // reading takes none
+  EXPECT_EQ(sum, 0.0f);
+  const auto pages_written = [&] {  // the process' private pages
+    std::ifstream file("/proc/self/smaps");
+    std::int64_t kilobytes = 0;
+    bool here = false;
+    for (std::string line; std::getline(file, line);) {
+      unsigned long begin = 0, end = 0;
+      if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+        const auto at = reinterpret_cast<std::uintptr_t>(t.buffer.data());
+        here = begin <= at && at < end;
+      }
+      if (here && line.starts_with("Private_Dirty:")) kilobytes += std::stol(line.substr(14));
+    }
+    return kilobytes * 1024 / kPage;
+  };
+  const std::int64_t before = pages_written();
+  for (const std::int64_t r : {0, 1000, 8191}) t.view.row<float>(r)[7] = 1.0f;
+  const std::int64_t written = pages_written() - before;
+  EXPECT_GE(written, 3);
+  EXPECT_LT(written, 100);
 }
 
 TEST(Names, Nearest) {

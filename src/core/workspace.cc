@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -15,7 +16,10 @@ constexpr std::size_t kMinBlock = std::size_t{16} << 20;
 }  // namespace
 
 void Buffer::Free::operator()(void* p) const {
-  std::free(p);
+  if (mapped > 0)
+    munmap(p, mapped);
+  else
+    std::free(p);
 }
 
 Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
@@ -27,6 +31,28 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
   memory_.reset(p);
 }
 
+Buffer Buffer::zeroed(std::size_t bytes, Pages pages) {
+  if (bytes < kHugePage) {
+    Buffer small(bytes);
+    small.clear();
+    return small;
+  }
+  // The system's own pages of zeros: none is taken before it is written. What is too much, so that the rest
+  // begins at a huge page, goes back at once.
+  const std::size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage, mapped = rounded + kHugePage;
+  void* const p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  auto* const base = static_cast<char*>(p);
+  const std::size_t before = (kHugePage - reinterpret_cast<std::uintptr_t>(base) % kHugePage) % kHugePage;
+  if (before > 0) munmap(base, before);
+  munmap(base + before + rounded, kHugePage - before);
+  madvise(base + before, rounded, pages == Pages::large ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  Buffer buffer;
+  buffer.memory_ = {base + before, Free{rounded}};
+  buffer.bytes_ = bytes;
+  return buffer;
+}
+
 void Buffer::clear() {
   if (bytes_ > 0) std::memset(memory_.get(), 0, bytes_);
 }
@@ -35,6 +61,14 @@ Tensor::Tensor(DType dtype, std::int64_t rows, std::int64_t cols)
     : buffer(static_cast<std::size_t>(rows * cols * size_of(dtype))),
       view{buffer.data(), dtype, rows, cols, cols} {
   buffer.clear();
+}
+
+Tensor Tensor::sparse(DType dtype, std::int64_t rows, std::int64_t cols) {
+  Tensor tensor;
+  tensor.buffer =
+      Buffer::zeroed(static_cast<std::size_t>(rows * cols * size_of(dtype)), Buffer::Pages::small);
+  tensor.view = {tensor.buffer.data(), dtype, rows, cols, cols};
+  return tensor;
 }
 
 void* Workspace::bytes(std::size_t count) {

@@ -13,15 +13,24 @@ namespace stem {
 /// 64-byte aligned memory, uninitialised; one allocation.
 class Buffer {
  public:
+  /// How large the system's pages are to be. Small ones where a large buffer is written here and there: a
+  /// page takes memory as a whole.
+  enum class Pages { large, small };
+
   Buffer() = default;
   explicit Buffer(std::size_t bytes);
+  /// All bytes zero; of a large buffer, pages take no memory before they are written.
+  static Buffer zeroed(std::size_t bytes, Pages pages = Pages::large);
   void* data() const { return memory_.get(); }
   std::size_t size() const { return bytes_; }
   void clear();  ///< all bytes zero
 
  private:
   struct Free {
+    Free() : mapped(0) {}
+    explicit Free(std::size_t bytes) : mapped(bytes) {}
     void operator()(void* p) const;
+    std::size_t mapped;  // bytes that came from mmap; 0: from the heap
   };
   std::unique_ptr<void, Free> memory_;
   std::size_t bytes_ = 0;
@@ -34,6 +43,8 @@ struct Tensor {
 
   Tensor() = default;
   Tensor(DType dtype, std::int64_t rows, std::int64_t cols);  ///< zeroed
+  /// Zeroed, for a matrix of which a run may write few rows: the others take no memory (Buffer::zeroed).
+  static Tensor sparse(DType dtype, std::int64_t rows, std::int64_t cols);
   operator Out() const { return view; }
   operator In() const { return view; }
 };

@@ -74,6 +74,25 @@ fs::path parent_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
+constexpr std::uint64_t kBlock = 4096;  // what file systems give out
+
+bool is_zero(const char* bytes, std::uint64_t count) {
+  return bytes[0] == 0 && std::memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+// Either whole blocks of zeros, or what comes before the next of them.
+struct Stretch {
+  std::uint64_t bytes = 0;
+  bool is_hole = false;
+};
+Stretch next_stretch(const char* bytes, std::uint64_t count, std::uint64_t position) {
+  const auto is_hole = [&](std::uint64_t at) { return at + kBlock <= count && is_zero(bytes + at, kBlock); };
+  std::uint64_t end = std::min(count, (kBlock - position % kBlock) % kBlock);
+  const bool hole = end == 0 && is_hole(0);
+  while (end < count && is_hole(end) == hole) end = std::min(end + kBlock, count);
+  return {end, hole};
+}
+
 // "a/b/" -> "a/b": a path that names the directory itself and has a parent to sync.
 fs::path without_slash(fs::path path) {
   while (path.has_relative_path() && path.filename().empty()) path = path.parent_path();
@@ -180,6 +199,8 @@ void MappedFile::read_at(std::uint64_t offset, void* to, std::uint64_t count) co
 FileWriter::FileWriter(const fs::path& path) : path_(path) {
   descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail_system(path, "cannot create", errno);
+  struct stat status {};
+  may_have_holes_ = ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
 }
 
 FileWriter::~FileWriter() {
@@ -200,12 +221,22 @@ void FileWriter::write(const void* bytes, std::uint64_t count) {
 }
 
 void FileWriter::write_through(const char* bytes, std::uint64_t count) {
+  const auto failed = [&](std::uint64_t left) {
+    fail_system(path_, fmt::format("cannot write {} bytes at {}", left, written_), errno);
+  };
   for (std::uint64_t done = 0; done < count;) {
-    const ssize_t put = ::write(descriptor_, bytes + done, std::min(count - done, kLargestCall));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) {
-      fail_system(path_, fmt::format("cannot write {} bytes at {}", count - done, written_), errno);
+    const Stretch next =
+        may_have_holes_ ? next_stretch(bytes + done, count - done, written_) : Stretch{count - done, false};
+    if (next.is_hole) {
+      const auto end = static_cast<off_t>(written_ + next.bytes);
+      if (::ftruncate(descriptor_, end) != 0 || ::lseek(descriptor_, end, SEEK_SET) < 0) failed(count - done);
+      done += next.bytes;
+      written_ += next.bytes;
+      continue;
     }
+    const ssize_t put = ::write(descriptor_, bytes + done, std::min(next.bytes, kLargestCall));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) failed(count - done);
     done += static_cast<std::uint64_t>(put);
     written_ += static_cast<std::uint64_t>(put);
   }

@@ -50,7 +50,8 @@ class MappedFile {
 };
 
 /// Writes a new file (an existing one is truncated) front to back. Every byte is checked; nothing counts as
-/// written before `close` returns. The destructor closes without a word: use it only on the way out of a
+/// written before `close` returns. Whole blocks of zeros become holes: they read as zeros and take no disk.
+/// The destructor closes without a word: use it only on the way out of a
 /// failure.
 class FileWriter {
  public:
@@ -75,6 +76,7 @@ class FileWriter {
   std::uint64_t position_ = 0;  // includes what is buffered
   std::uint64_t written_ = 0;   // what the system took
   int descriptor_ = -1;
+  bool may_have_holes_ = false;
 };
 
 /// Replaces a file by `content`, whole or not at all: a temporary file in the same directory, fsync, rename,

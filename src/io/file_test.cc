@@ -125,6 +125,30 @@ TEST_F(File, WriterCountsAndJoinsPieces) {
   EXPECT_EQ(read_file(dir / "x"), expected);
 }
 
+TEST_F(File, BlocksOfZerosTakeNoDisk) {
+  const std::uint64_t size = std::uint64_t{8} << 20;
+  // Zeros at the start, at the end, and from and to places that are not a block's.
+  for (const auto& [first, count] : {std::pair<std::uint64_t, std::uint64_t>{3u << 20, 5000u},
+                                     {0, 1},
+                                     {size - 1, 1},
+                                     {4095, 1},
+                                     {(1u << 20) - 7, 4096 * 3},
+                                     {0, 0}}) {
+    std::string bytes(size, '\0');
+    for (std::uint64_t i = 0; i < count; ++i) bytes[first + i] = static_cast<char>(1 + i % 200);
+    const fs::path path = dir / "sparse";
+    FileWriter writer(path);
+    writer.write("head");
+    writer.write(bytes);
+    writer.close();
+    EXPECT_TRUE(read_file(path) == "head" + bytes) << first;
+    struct stat status {};
+    ASSERT_EQ(::stat(path.c_str(), &status), 0);
+    if (status.st_blocks * 512 > static_cast<blkcnt_t>(size)) GTEST_SKIP() << "the file system has no holes";
+    EXPECT_LE(status.st_blocks * 512, 64 << 10) << first;
+  }
+}
+
 TEST_F(File, DiskFullIsAnErrorWithFileBytesAndReason) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   FileWriter small("/dev/full");

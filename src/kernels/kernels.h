@@ -202,6 +202,12 @@ struct LossKernels {
   /// where ignored. d_logits may be the memory of logits when dtypes agree. loss [1, C] wide.
   void (*softmax_cross_entropy)(Out d_logits, Out loss, In logits, std::span<const std::int32_t> targets,
                                 std::span<const float> weights);
+
+  /// The same with a distribution in place of the one target: with p = softmax(teacher[c]) and q =
+  /// softmax(logits[c]), loss[c] = Σ p·(log p − log q) and d_logits[c] = weights[c]·(q − p); both 0 where
+  /// targets[c] < 0, a target's value says nothing more. teacher [C, V] wide, of logits' dtype.
+  void (*softmax_divergence)(Out d_logits, Out loss, In logits, In teacher,
+                             std::span<const std::int32_t> targets, std::span<const float> weights);
 };
 
 /// One AdamW update. t is the 1-based step; decoupled decay w −= lr·decay·w before the Adam step.

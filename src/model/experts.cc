@@ -48,8 +48,8 @@ void experts_linear_forward(const Context& ctx, const Dispatch& d, Out y, Out x,
 void experts_linear_backward(const Context& ctx, const Dispatch& d, Out d_x, Out d_w, Out d_y, Out x, Out w) {
   std::vector<LinearGradientPart> parts;
   for (std::int64_t e = 0; e < d.experts; ++e) {
-    parts.push_back({rows_of(d, e, d_x), expert_of(d_w, e, d.experts), rows_of(d, e, d_y), rows_of(d, e, x),
-                     Weight{expert_of(w, e, d.experts)}});
+    parts.push_back({rows_of(d, e, d_x), d_w ? expert_of(d_w, e, d.experts) : Out{}, rows_of(d, e, d_y),
+                     rows_of(d, e, x), Weight{expert_of(w, e, d.experts)}});
   }
   linear_backward_group(ctx, parts);
 }
@@ -146,7 +146,7 @@ void experts_backward(const Context& ctx, const Model& model, std::size_t l, Out
                       const LayerSaved& saved, Gradients& g, RouterStats& stats) {
   const ModelConfig& c = model.config;
   const LayerTensors& w = model.gemm_weights().layers[l];
-  const LayerTensors& d_w = g.dense.layers[l];
+  const LayerTensors& d_w = g.wanted.layers[l];
   const ExpertsSaved s = in_use(saved.experts);
   const Dispatch& d = s.dispatch;
   const DType narrow = model.precision.narrow, wide = model.precision.wide;

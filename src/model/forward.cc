@@ -1,6 +1,8 @@
 #include "model/forward.h"
 
+#include <algorithm>
 #include <cstring>
+#include <initializer_list>
 
 #include "model/experts.h"
 #include "ops/attention.h"
@@ -151,10 +153,8 @@ void gated_ffn_forward(const Context& ctx, const Model& model, std::size_t l, co
   const LayerWeights w = model.layer_weights(l);
   const auto layer = static_cast<std::int64_t>(l);
   const FfnVariant ffn = c.ffn_of(layer);
-  // In inference all layers share one buffer, wide enough for gate and up; a STEM layer uses half of it.
-  const Out gate_up = s.gate_up.slice_cols(0, w.gate_up.out_features());
-  linear_forward(ctx, gate_up, s.normed_ffn, w.gate_up);
-  gated_product(ctx, ffn, halves(ffn, c.ffn, gate_up), rows, c.stem_index(layer), s.hidden);
+  linear_forward(ctx, s.gate_up, s.normed_ffn, w.gate_up);
+  gated_product(ctx, ffn, halves(ffn, c.ffn, s.gate_up), rows, c.stem_index(layer), s.hidden);
   if (x_out) linear_forward(ctx, x_out, s.hidden, w.down, s.x_mid);
 }
 
@@ -183,7 +183,7 @@ void gated_ffn_backward(const Context& ctx, const Model& model, std::size_t l, c
                         const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
   const LayerWeights w = model.layer_weights(l);
-  const LayerTensors& d_w = g.dense.layers[l];
+  const LayerTensors& d_w = g.wanted.layers[l];
   const auto layer = static_cast<std::int64_t>(l);
   const FfnVariant ffn = c.ffn_of(layer);
   const DType narrow = model.precision.narrow;
@@ -228,7 +228,7 @@ void ffn_layer_backward(const Context& ctx, const Model& model, std::size_t l, c
     experts_backward(ctx, model, l, d_normed, d_x.wide, s, g, stats);
   else
     gated_ffn_backward(ctx, model, l, rows, groups, d_normed, d_x, s, g);
-  rms_norm_backward(ctx, d_x.wide, d_x.copy(), g.dense.layers[l].ffn_norm, d_normed, s.x_mid,
+  rms_norm_backward(ctx, d_x.wide, d_x.copy(), g.wanted.layers[l].ffn_norm, d_normed, s.x_mid,
                     model.weights.layers[l].ffn_norm, s.inv_rms_ffn);
 }
 
@@ -236,7 +236,7 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
                               const ResidualGradient& d_x, const LayerSaved& s, Gradients& g) {
   const ModelConfig& c = model.config;
   const LayerWeights w = model.layer_weights(l);
-  const LayerTensors& d_w = g.dense.layers[l];
+  const LayerTensors& d_w = g.wanted.layers[l];
   const DType narrow = model.precision.narrow;
   Workspace::Scope scope(*ctx.workspace);
   const std::int64_t n = d_x.wide.rows;
@@ -257,14 +257,17 @@ void attention_layer_backward(const Context& ctx, const Model& model, std::size_
                     model.weights.layers[l].attention_norm, s.inv_rms_attention);
 }
 
+// Whether a backward will read what a pass leaves.
+enum class Keep { yes, no };
+
 // What all layers have: everything but the FFN between its norm and the residual stream.
-LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n) {
+LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n, Keep keep) {
   const ModelConfig& c = model.config;
   const DType wide = model.precision.wide;
   const DType narrow = ctx.inference ? wide : model.precision.narrow;
   Workspace& memory = *ctx.workspace;
   LayerSaved s;
-  if (!ctx.inference) {
+  if (keep == Keep::yes) {
     s.x_in = memory.matrix(wide, n, c.width);
     s.x_mid = memory.matrix(wide, n, c.width);
     s.inv_rms_attention = memory.matrix(wide, 1, n);
@@ -273,7 +276,7 @@ LayerSaved allocate_layer(const Context& ctx, const Model& model, std::int64_t n
   }
   if (c.qk_norm) {
     s.qk_raw = memory.matrix(wide, n, (c.heads + c.kv_heads) * c.head_width);
-    if (!ctx.inference) s.inv_rms_qk = memory.matrix(wide, c.heads + c.kv_heads, n);
+    if (keep == Keep::yes) s.inv_rms_qk = memory.matrix(wide, c.heads + c.kv_heads, n);
   }
   s.normed_attention = memory.matrix(narrow, n, c.width);
   s.qkv = memory.matrix(narrow, n, c.qkv_width());
@@ -286,6 +289,39 @@ void allocate_gated_ffn(const Context& ctx, const Model& model, std::int64_t gat
   const DType narrow = s.normed_ffn.dtype;
   s.gate_up = ctx.workspace->matrix(narrow, s.normed_ffn.rows, gate_up_width);
   s.hidden = ctx.workspace->matrix(narrow, s.normed_ffn.rows, model.config.ffn);
+}
+
+// Memory for any layer's gate and up becomes layer l's, as if it were its own.
+void fit_gate_up(const Model& model, std::int64_t l, LayerSaved& s) {
+  const std::int64_t width = model.layer_weights(static_cast<std::size_t>(l)).gate_up.out_features();
+  s.gate_up = {s.gate_up.data, s.gate_up.dtype, s.gate_up.rows, width, width};
+}
+
+// What is not a layer's.
+Activations allocate_ends(const Context& ctx, const Model& model, std::int64_t n) {
+  const DType wide = model.precision.wide, narrow = ctx.inference ? wide : model.precision.narrow;
+  Activations a;
+  a.x = ctx.workspace->matrix(wide, n, model.config.width);
+  a.inv_rms_final = ctx.workspace->matrix(wide, 1, n);
+  a.normed_final = ctx.workspace->matrix(narrow, n, model.config.width);
+  return a;
+}
+
+// The parts of the backward, from the bottom: 2l is layer l's attention, 2l + 1 its FFN. Returns the lowest
+// part in which something trains, 2L where none does; below it nobody reads the residual gradient.
+std::size_t lowest_trained_part(const ModelConfig& c, const Gradients& g) {
+  if (c.tied ? static_cast<bool>(g.wanted.head) : static_cast<bool>(g.embedding)) return 0;
+  const auto any = [](std::initializer_list<Out> views) {
+    return std::any_of(views.begin(), views.end(), [](const Out& view) { return static_cast<bool>(view); });
+  };
+  for (std::size_t l = 0; l < g.wanted.layers.size(); ++l) {
+    const LayerTensors& t = g.wanted.layers[l];
+    if (any({t.attention_norm, t.qkv, t.qkv_bias, t.q_norm, t.k_norm, t.o})) return 2 * l;
+    const bool rows = g.rows && c.stem_index(static_cast<std::int64_t>(l)) >= 0;
+    if (rows || any({t.ffn_norm, t.gate_up, t.down, t.router, t.experts_gate_up, t.experts_down}))
+      return 2 * l + 1;
+  }
+  return 2 * g.wanted.layers.size();
 }
 
 }  // namespace
@@ -336,22 +372,11 @@ void KvCache::copy_rows(std::int64_t from, std::int64_t to, std::int64_t count) 
 }
 
 Activations allocate_activations(const Context& ctx, const Model& model, std::int64_t n) {
+  if (ctx.inference) return allocate_forward_activations(ctx, model, n);
   const ModelConfig& c = model.config;
-  Activations a;
-  a.x = ctx.workspace->matrix(model.precision.wide, n, c.width);
-  a.inv_rms_final = ctx.workspace->matrix(model.precision.wide, 1, n);
-  a.normed_final =
-      ctx.workspace->matrix(ctx.inference ? model.precision.wide : model.precision.narrow, n, c.width);
-  if (ctx.inference) {
-    LayerSaved shared = allocate_layer(ctx, model, n);
-    shared.x_in = shared.x_mid = a.x;  // one residual stream: nothing reads it later
-    allocate_gated_ffn(ctx, model, 2 * c.ffn, shared);
-    if (c.has_experts()) shared.experts = allocate_experts(ctx, model, n);
-    a.layers.assign(static_cast<std::size_t>(c.layers), shared);
-    return a;
-  }
+  Activations a = allocate_ends(ctx, model, n);
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    LayerSaved& s = a.layers.emplace_back(allocate_layer(ctx, model, n));
+    LayerSaved& s = a.layers.emplace_back(allocate_layer(ctx, model, n, Keep::yes));
     if (c.is_mixture(l))
       s.experts = allocate_experts(ctx, model, n);
     else
@@ -360,8 +385,22 @@ Activations allocate_activations(const Context& ctx, const Model& model, std::in
   return a;
 }
 
+Activations allocate_forward_activations(const Context& ctx, const Model& model, std::int64_t n) {
+  const ModelConfig& c = model.config;
+  Activations a = allocate_ends(ctx, model, n);
+  LayerSaved shared = allocate_layer(ctx, model, n, Keep::no);
+  shared.x_in = shared.x_mid = a.x;  // one residual stream: nothing reads it later
+  allocate_gated_ffn(ctx, model, 2 * c.ffn, shared);
+  if (c.has_experts()) shared.experts = allocate_experts(ctx, model, n);
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    a.layers.push_back(shared);
+    if (!c.is_mixture(l)) fit_gate_up(model, l, a.layers.back());
+  }
+  return a;
+}
+
 LayerSaved allocate_layer_pass(const Context& ctx, const Model& model, std::int64_t n) {
-  LayerSaved s = allocate_layer(ctx, model, n);
+  LayerSaved s = allocate_layer(ctx, model, n, Keep::yes);
   allocate_gated_ffn(ctx, model, 2 * model.config.ffn, s);
   return s;
 }
@@ -375,12 +414,9 @@ void forward_attention(const Context& ctx, const Model& model, std::int64_t l, c
 void forward_ffn(const Context& ctx, const Model& model, std::int64_t l, const RowPlan& rows, LayerSaved& s,
                  Out x_out) {
   require(!ctx.inference && !model.config.is_mixture(l), "forward_ffn: in training, no mixture of experts");
-  const auto layer = static_cast<std::size_t>(l);
-  const std::int64_t width = model.layer_weights(layer).gate_up.out_features();
-  s.gate_up = {s.gate_up.data, s.gate_up.dtype, s.gate_up.rows, width,
-               width};  // as when it has its own memory
+  fit_gate_up(model, l, s);
   RouterStats none;
-  ffn_layer_forward(ctx, model, layer, {}, rows, x_out, s, none);
+  ffn_layer_forward(ctx, model, static_cast<std::size_t>(l), {}, rows, x_out, s, none);
 }
 
 void forward_final_norm(const Context& ctx, const Model& model, Activations& a) {
@@ -402,6 +438,16 @@ void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& ba
   rows.verify();
 }
 
+Out forward_normed(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows) {
+  const DType narrow = ctx.inference ? model.precision.wide : model.precision.narrow;
+  const Out normed = ctx.workspace->matrix(narrow, batch.size(), model.config.width);
+  Workspace::Scope scope(*ctx.workspace);
+  Activations a = allocate_forward_activations(ctx, model, batch.size());
+  a.normed_final = normed;
+  forward_hidden(ctx, model, batch, rows, a);
+  return normed;
+}
+
 void forward_logits(const Context& ctx, const Model& model, const Activations& a,
                     std::span<const std::int64_t> at, Out logits) {
   Workspace::Scope scope(*ctx.workspace);
@@ -421,13 +467,14 @@ void forward_loss(const Context& ctx, const Model& model, const Activations& a,
 }
 
 void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups, Gradients& g,
-                       FrozenRows frozen) {
+                       const FrozenTensors& frozen) {
   const ModelConfig& c = model.config;
   const DType wide = model.precision.wide;
-  if (!g.dense.flat)
-    g.dense = DenseTensors(c, wide);
-  else
-    g.dense.buffer.clear();
+  if (!g.dense.flat) g.dense = DenseTensors(c, wide);
+  g.wanted = without_frozen(c, g.dense, frozen);
+  for_each_block(g.wanted, [](const Out& m) {
+    std::memset(m.data, 0, static_cast<std::size_t>(m.size() * size_of(m.dtype)));
+  });
   const auto zeroed = [&](bool without, std::int64_t cols) {
     if (without) return Out{nullptr, wide, 0, cols, cols};
     const Out m = ctx.workspace->matrix(wide, groups.distinct(), cols);
@@ -440,31 +487,35 @@ void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups
 
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
               const TokenGroups& groups, Activations& a, std::span<const std::int32_t> targets,
-              std::span<const float> weights, Out loss, Gradients& g) {
+              std::span<const float> weights, Out loss, Gradients& g, const SoftTargets& soft) {
   require(!ctx.inference, "backward needs a training pass");
   const ModelConfig& c = model.config;
   Workspace::Scope scope(*ctx.workspace);
   const std::int64_t n = batch.size();
 
   const Out d_normed = ctx.workspace->matrix(model.precision.narrow, n, c.width);
-  lm_head_loss_forward_backward(ctx, loss, d_normed, g.dense.head, a.normed_final, model.head_weight(),
-                                targets, weights);
+  lm_head_loss_forward_backward(ctx, loss, d_normed, g.wanted.head, a.normed_final, model.head_weight(),
+                                targets, weights, soft);
   ResidualGradient d_x;
   d_x.wide = ctx.workspace->matrix(model.precision.wide, n, c.width);
   d_x.narrow = model.precision.narrow == model.precision.wide
                    ? d_x.wide
                    : ctx.workspace->matrix(model.precision.narrow, n, c.width);
   std::memset(d_x.wide.data, 0, static_cast<std::size_t>(d_x.wide.size() * size_of(d_x.wide.dtype)));
-  rms_norm_backward(ctx, d_x.wide, d_x.copy(), g.dense.final_norm, d_normed, a.x, model.weights.final_norm,
+  rms_norm_backward(ctx, d_x.wide, d_x.copy(), g.wanted.final_norm, d_normed, a.x, model.weights.final_norm,
                     a.inv_rms_final);
 
-  for (std::size_t l = a.layers.size(); l-- > 0;) {
-    ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g, a.router);
-    attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
+  const std::size_t lowest = lowest_trained_part(c, g);
+  for (std::size_t part = 2 * a.layers.size(); part-- > lowest;) {
+    const std::size_t l = part / 2;
+    if (part % 2 == 1)
+      ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g, a.router);
+    else
+      attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
   }
-  if (c.tied)
-    embedding_backward_dense(ctx, g.dense.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x.wide);
-  else
+  if (g.wanted.head && c.tied)
+    embedding_backward_dense(ctx, g.wanted.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x.wide);
+  else if (g.embedding)
     embedding_backward(ctx, groups.gradients(g.embedding, 0, c.width), d_x.wide);
 }
 

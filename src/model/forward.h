@@ -8,6 +8,7 @@
 
 #include "core/batch.h"
 #include "model/model.h"
+#include "ops/loss.h"
 #include "tables/row_plan.h"
 #include "tables/token_groups.h"
 
@@ -58,7 +59,7 @@ struct RouterStats {
 
 /// Activations of a whole pass, in the context's workspace.
 struct Activations {
-  std::vector<LayerSaved> layers;  // [L]; in inference every entry is the same memory
+  std::vector<LayerSaved> layers;  // [L]; every entry is the same memory where no backward follows
   Out x;               // [N, D] wide  residual stream; after forward_hidden: the last layer's output
   Out inv_rms_final;   // [1, N] wide
   Out normed_final;    // [N, D] narrow, what the head reads
@@ -85,6 +86,9 @@ struct KvCache {
 /// in inference (ctx.inference), where one layer's memory serves all.
 Activations allocate_activations(const Context& ctx, const Model& model, std::int64_t n);
 
+/// The same for a pass in training's precision that no backward follows: one layer's memory serves all.
+Activations allocate_forward_activations(const Context& ctx, const Model& model, std::int64_t n);
+
 /// Takes the memory of one layer for `n` tokens in training, of any layer but a mixture: for passes that go
 /// over all of a text with one layer before the next.
 LayerSaved allocate_layer_pass(const Context& ctx, const Model& model, std::int64_t n);
@@ -92,9 +96,8 @@ LayerSaved allocate_layer_pass(const Context& ctx, const Model& model, std::int6
 /// x [N, D] wide: where the residual stream starts.
 void forward_embedding(const Context& ctx, const Model& model, const TokenBatch& batch, Out x);
 
-/// The two halves of layer l alone, in training, not of a mixture: x_mid = x_in + attention, then x_out =
-/// x_mid
-/// + FFN. Each may be written in place: x_mid may be x_in, x_out may be x_mid. A null x_out stops at
+/// The two halves of layer l alone, in training, not of a mixture: first x_mid from x_in, then x_out from
+/// x_mid. Each may be written in place: x_mid may be x_in, x_out may be x_mid. A null x_out stops at
 /// s.hidden. `s` keeps what they read and made.
 void forward_attention(const Context& ctx, const Model& model, std::int64_t l, const TokenBatch& batch,
                        LayerSaved& s);
@@ -110,6 +113,10 @@ void forward_final_norm(const Context& ctx, const Model& model, Activations& a);
 void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
                     Activations& a, KvCache* cache = nullptr);
 
+/// a.normed_final [N, D] of a pass without backward, in ctx.workspace, and nothing else of it: how a teacher
+/// is asked.
+Out forward_normed(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows);
+
 /// Logits [M, V] wide of the given rows of a.normed_final.
 void forward_logits(const Context& ctx, const Model& model, const Activations& a,
                     std::span<const std::int64_t> at, Out logits);
@@ -121,25 +128,23 @@ void forward_loss(const Context& ctx, const Model& model, const Activations& a,
 /// Gradients of Σ weights[n]·loss[n] + auxiliary_weight · RouterStats::auxiliary_loss().
 struct Gradients {
   double auxiliary_weight = 1.0;  ///< a batch's share of the step where several batches make one
-  DenseTensors dense;             ///< wide, accumulate
+  DenseTensors dense;             ///< wide, accumulate; of frozen tensors without meaning
+  DenseViews wanted;              ///< what of `dense` the backward computes: null where all is frozen
   Out rows;       ///< [R, S·F] wide, row r is the gradient of distinct token r's record; accumulates
   Out embedding;  ///< [R, D] wide, only when untied; accumulates
 };
 
-/// Row-sparse matrices that a training leaves alone.
-struct FrozenRows {
-  bool table = false, embedding = false;
-};
-
-/// Zeroes gradients.dense and takes zeroed row gradients for `groups` from ctx.workspace. Frozen rows keep
-/// their width and get no memory: the backward then leaves them out (TokenGroups::gradients).
+/// Zeroes gradients.dense as far as it is wanted and takes zeroed row gradients for `groups` from
+/// ctx.workspace. Frozen rows keep their width and get no memory: the backward then leaves them out
+/// (TokenGroups::gradients).
 void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups& groups,
-                       Gradients& gradients, FrozenRows frozen = {});
+                       Gradients& gradients, const FrozenTensors& frozen = {});
 
-/// Loss per token [1, N] (cross entropy alone) and all gradients, after forward_hidden on the same batch in
-/// training mode.
+/// Loss per token [1, N] (without auxiliary losses) and all gradients that are wanted, after forward_hidden
+/// on the same batch in training mode. Goes down to the lowest layer in which something trains. With `soft`
+/// the loss is the divergence from a teacher (ops/loss.h), and targets say which positions count.
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
               const TokenGroups& groups, Activations& a, std::span<const std::int32_t> targets,
-              std::span<const float> weights, Out loss, Gradients& gradients);
+              std::span<const float> weights, Out loss, Gradients& gradients, const SoftTargets& soft = {});
 
 }  // namespace stem

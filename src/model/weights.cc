@@ -1,5 +1,7 @@
 #include "model/weights.h"
 
+#include <algorithm>
+
 namespace stem {
 namespace {
 constexpr std::int64_t kAlignElements =
@@ -48,8 +50,7 @@ std::int64_t DenseTensors::lay_out(const ModelConfig& c, DType dtype, char* base
 
 DenseTensors::DenseTensors(const ModelConfig& c, DType dtype) {
   const std::int64_t count = lay_out(c, dtype, nullptr);  // measures; the second pass hands out views
-  buffer = Buffer(static_cast<std::size_t>(count * size_of(dtype)));
-  buffer.clear();
+  buffer = Buffer::zeroed(static_cast<std::size_t>(count * size_of(dtype)));
   lay_out(c, dtype, static_cast<char*>(buffer.data()));
 }
 
@@ -67,6 +68,27 @@ DenseTensors DenseTensors::vectors(const ModelConfig& config, DType dtype) {
   tensors.lay_out(config, dtype, static_cast<char*>(tensors.buffer.data()), true);
   tensors.flat = {};
   return tensors;
+}
+
+DenseViews without_frozen(const ModelConfig& config, const DenseTensors& tensors,
+                          const FrozenTensors& frozen) {
+  DenseViews views = tensors;
+  if (frozen.dense.empty()) return views;
+  std::vector<const char*> trained;  // where tensors begin that are not frozen
+  std::size_t i = 0;
+  for_each_tensor(config, tensors, [&](const std::string&, const Out& view, TensorKind) {
+    if (!frozen.dense[i++]) trained.push_back(static_cast<const char*>(view.data));
+  });
+  std::sort(trained.begin(), trained.end());
+  for_each_block(views, [&](Out& block) {
+    const auto* const begin = static_cast<const char*>(block.data);
+    const auto first = std::lower_bound(trained.begin(), trained.end(), begin);
+    if (first == trained.end() || *first >= begin + block.size() * size_of(block.dtype)) block = {};
+  });
+  for (LayerTensors& t : views.layers) {
+    if (!t.gate_up) t.gate = t.up = {};
+  }
+  return views;
 }
 
 }  // namespace stem

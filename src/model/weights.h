@@ -40,20 +40,25 @@ struct LayerTensors {
   Out experts_down;     // [E·D, F']: expert e's down_proj from row e·D
 };
 
+/// Views of all dense tensors of a model.
+struct DenseViews {
+  std::vector<LayerTensors> layers;  // [L]
+  Out final_norm;                    // [1, D]
+  Out head;                          // [V, D]; when tied, also the token embedding
+};
+
 /// All dense tensors of one model in one flat buffer: weights, their gradients, Adam's moments and the narrow
 /// copy all have this layout, so that an optimizer step is one pass over `flat`.
-struct DenseTensors {
+struct DenseTensors : DenseViews {
   DenseTensors() = default;
-  DenseTensors(const ModelConfig& config, DType dtype);  ///< zeroed
+  /// Zeroed; tensors that are never written take no memory (Buffer::zeroed).
+  DenseTensors(const ModelConfig& config, DType dtype);
   /// Shapes alone, to be compared with a file's before memory is taken: the views lead nowhere.
   static DenseTensors layout(const ModelConfig& config);
   /// Vectors (norms, biases) alone, zeroed; the matrices' views have shapes and lead nowhere, `flat` is null.
   static DenseTensors vectors(const ModelConfig& config, DType dtype);
 
-  std::vector<LayerTensors> layers;  // [L]
-  Out final_norm;                    // [1, D]
-  Out head;                          // [V, D]; when tied, also the token embedding
-  Out flat;                          // [1, n] everything, padding (always zero) included
+  Out flat;  // [1, n] everything, padding (always zero) included
   Buffer buffer;
 
  private:
@@ -101,6 +106,35 @@ void for_each_tensor(const ModelConfig& config, const DenseTensors& tensors, Vis
   visit(std::string("model.norm.weight"), tensors.final_norm, TensorKind::norm);
   visit(std::string(config.tied ? "model.embed_tokens.weight" : "lm_head.weight"), tensors.head,
         TensorKind::embedding);
+}
+
+/// Which tensors of a model a training leaves as they are.
+struct FrozenTensors {
+  bool table = false;       ///< the STEM table
+  bool embedding = false;   ///< the token embedding, when untied
+  std::vector<bool> dense;  ///< one a tensor, in the order of for_each_tensor; empty: none
+};
+
+/// Views of `tensors` without what is frozen: null where all that lies in one matrix is (q, k and v; gate and
+/// up; a stack of experts), so that half of it frozen leaves the whole. The views `gate` and `up` are null
+/// with gate_up.
+DenseViews without_frozen(const ModelConfig& config, const DenseTensors& tensors,
+                          const FrozenTensors& frozen);
+
+/// Calls visit(view) for every matrix and vector that lies by itself (q, k and v together, gate and up
+/// together) and is not null.
+template <class Visitor>
+void for_each_block(DenseViews& views, Visitor&& visit) {
+  const auto if_any = [&](Out& view) {
+    if (view) visit(view);
+  };
+  for (LayerTensors& t : views.layers) {
+    for (Out* view : {&t.attention_norm, &t.qkv, &t.qkv_bias, &t.q_norm, &t.k_norm, &t.o, &t.ffn_norm,
+                      &t.gate_up, &t.down, &t.router, &t.experts_gate_up, &t.experts_down})
+      if_any(*view);
+  }
+  if_any(views.final_norm);
+  if_any(views.head);
 }
 
 }  // namespace stem

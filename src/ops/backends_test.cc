@@ -387,6 +387,14 @@ TEST_P(BackendsTest, HeadAndLoss) {
           lm_head_loss_forward_backward(ctx, out[1], out[2], out[3], x, {head}, targets, weights);
         },
         composite_tolerance());
+    const Tensor teacher = random(narrow, rows, width + 3), teacher_head = random(narrow, vocab, width + 3);
+    compare(
+        what + " teacher", {random(f32, 1, rows), random(narrow, rows, width), random(f32, vocab, width)},
+        [&](const Context& ctx, const std::vector<Tensor>& out) {
+          lm_head_loss_forward_backward(ctx, out[0], out[1], out[2], x, {head}, targets, weights,
+                                        {teacher, {teacher_head}});
+        },
+        composite_tolerance());
     compare(
         what + " inference", {random(f32, 1, rows)},
         [&](const Context& ctx, const std::vector<Tensor>& out) {

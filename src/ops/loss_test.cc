@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/reference/reference.h"
 #include "ops/linear.h"
 #include "ops/numeric_check.h"
@@ -75,6 +76,111 @@ TEST_F(LossTest, LargeLogitsStayFinite) {
   Tensor d_x(f64, kRows, kWidth), d_head(f64, kVocab, kWidth);
   lm_head_loss_forward_backward(ctx, loss, d_x, d_head, x, {head}, targets, weights);
   EXPECT_TRUE(std::isfinite(max_abs(loss)) && std::isfinite(max_abs(d_x)) && std::isfinite(max_abs(d_head)));
+}
+
+// The teacher is wider than the student; x and head as in LossTest.
+class SoftTargetsTest : public LossTest {
+ protected:
+  static constexpr std::int64_t kTeacherWidth = 4;
+  Tensor soft_x = random_tensor(f64, kRows, kTeacherWidth, rng),
+         soft_head = random_tensor(f64, kVocab, kTeacherWidth, rng);
+  SoftTargets soft{soft_x, {soft_head}};
+  Tensor d_x = random_tensor(f64, kRows, kWidth, rng), d_head{f64, kVocab, kWidth};
+
+  void run() { lm_head_loss_forward_backward(ctx, loss, d_x, d_head, x, {head}, targets, weights, soft); }
+  double soft_objective() {
+    Tensor unused(f64, kRows, kWidth);
+    lm_head_loss_forward_backward(ctx, loss, unused, Out{}, x, {head}, targets, weights, soft);
+    double sum = 0.0;
+    for (std::int64_t n = 0; n < kRows; ++n)
+      sum += static_cast<double>(weights[static_cast<std::size_t>(n)]) * get(loss, 0, n);
+    return sum;
+  }
+};
+
+TEST_F(SoftTargetsTest, LossIsTheDivergenceFromTheTeacher) {
+  run();
+  Tensor logits(f64, kRows, kVocab), teacher(f64, kRows, kVocab);
+  linear_forward(ctx, logits, x, {head});
+  linear_forward(ctx, teacher, soft_x, {soft_head});
+  for (std::int64_t n = 0; n < kRows; ++n) {
+    double sum_p = 0.0, sum_q = 0.0, expected = 0.0;
+    for (std::int64_t v = 0; v < kVocab; ++v) {
+      sum_p += std::exp(get(teacher, n, v));
+      sum_q += std::exp(get(logits, n, v));
+    }
+    for (std::int64_t v = 0; v < kVocab; ++v) {
+      const double p = std::exp(get(teacher, n, v)) / sum_p, q = std::exp(get(logits, n, v)) / sum_q;
+      expected += p * std::log(p / q);
+    }
+    if (targets[static_cast<std::size_t>(n)] < 0) expected = 0.0;
+    EXPECT_NEAR(get(loss, 0, n), expected, 1e-13) << n;
+  }
+}
+
+TEST_F(SoftTargetsTest, GradientsAgreeWithCentralDifferences) {
+  run();
+  EXPECT_EQ(max_abs(d_x.view.slice_rows(1, 1)), 0.0);  // ignored target
+  EXPECT_EQ(max_abs(d_x.view.slice_rows(4, 1)), 0.0);  // weight 0
+  EXPECT_LT(gradient_error([&] { return soft_objective(); }, x, d_x), 1e-6);
+  EXPECT_LT(gradient_error([&] { return soft_objective(); }, head, d_head), 1e-6);
+}
+
+TEST_F(SoftTargetsTest, WhichTokenIsRightDoesNotMatter) {
+  run();
+  const Tensor first = copy_of(d_x);
+  targets = {0, -1, 1, 2, 3};
+  run();
+  EXPECT_TRUE(same_bits(d_x, first));
+}
+
+TEST_F(SoftTargetsTest, AStudentThatIsItsTeacherHasNothingToLearn) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Context cpu{.kernels = &cpu_kernels(), .workspace = &workspace};
+    const Tensor own_x = random_tensor(dtype, kRows, kWidth, rng, 3.0),
+                 own_head = random_tensor(dtype, kVocab, kWidth, rng, 3.0);
+    Tensor own_loss(DType::f32, 1, kRows), own_d_x = random_tensor(dtype, kRows, kWidth, rng);
+    lm_head_loss_forward_backward(cpu, own_loss, own_d_x, Out{}, own_x, {own_head}, targets, weights,
+                                  {own_x, {own_head}});
+    EXPECT_EQ(max_abs(own_loss), 0.0);
+    EXPECT_EQ(max_abs(own_d_x), 0.0);
+  }
+}
+
+TEST_F(SoftTargetsTest, LargeLogitsStayFinite) {
+  fill_random(x, rng, 1e3);
+  fill_random(soft_x, rng, 1e3);
+  run();
+  EXPECT_TRUE(std::isfinite(max_abs(loss)) && std::isfinite(max_abs(d_x)) && std::isfinite(max_abs(d_head)));
+}
+
+TEST_F(SoftTargetsTest, ChunksDoNotShow) {
+  const std::int64_t rows = 70, vocab = 140000, width = 2;
+  ASSERT_EQ(lm_head_chunk_rows(vocab, f64), 32);
+  const Tensor many = random_tensor(f64, rows, width, rng), wide_head = random_tensor(f64, vocab, width, rng),
+               teacher = random_tensor(f64, rows, 1, rng), teacher_head = random_tensor(f64, vocab, 1, rng);
+  std::vector<std::int32_t> ids;
+  std::vector<float> scales;
+  for (std::int32_t n = 0; n < rows; ++n) {
+    ids.push_back(n % 5 == 0 ? -1 : 0);
+    scales.push_back(0.1f * static_cast<float>(n));
+  }
+  Tensor losses(f64, 1, rows), one_loss(f64, 1, 1), gradient(f64, rows, width), one_gradient(f64, 1, width);
+  lm_head_loss_forward_backward(ctx, losses, gradient, Out{}, many, {wide_head}, ids, scales,
+                                {teacher, {teacher_head}});
+  for (const std::int64_t n : {0, 1, 31, 32, 63, 64, 69}) {
+    const auto i = static_cast<std::size_t>(n);
+    lm_head_loss_forward_backward(ctx, one_loss, one_gradient, Out{}, many.view.slice_rows(n, 1), {wide_head},
+                                  std::span(ids).subspan(i, 1), std::span(scales).subspan(i, 1),
+                                  {teacher.view.slice_rows(n, 1), {teacher_head}});
+    EXPECT_EQ(get(losses, 0, n), get(one_loss, 0, 0)) << n;
+    EXPECT_TRUE(same_bits(gradient.view.slice_rows(n, 1), one_gradient)) << n;
+  }
+}
+
+TEST_F(SoftTargetsTest, ATeacherOfAnotherVocabularyIsOurBug) {
+  soft.head.values.rows -= 1;
+  EXPECT_DEATH(run(), "another vocabulary");
 }
 
 TEST(LossChunkTest, AChunkIsAbout32MiBAndAtLeast32Rows) {

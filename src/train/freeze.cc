@@ -33,11 +33,10 @@ std::vector<std::string> parts_of(const std::string& list) {
 
 }  // namespace
 
-Freeze::Freeze(const std::string& patterns, const Model& model) {
-  const ModelConfig& c = model.config;
+Freeze::Freeze(const std::string& patterns, const ModelConfig& c) {
   const bool has_table = c.stem_layer_count() > 0;
   std::vector<std::string> names;
-  for_each_tensor(c, model.weights,
+  for_each_tensor(c, DenseTensors::layout(c),
                   [&](const std::string& name, const Out&, TensorKind) { names.push_back(name); });
   for (const std::string& pattern : parts_of(patterns)) {
     bool found = false;

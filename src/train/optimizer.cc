@@ -36,7 +36,9 @@ TableOptimizer table_optimizer_from(std::string_view name) {
 }
 
 RowState::RowState(DType dtype, std::int64_t vocab, std::int64_t cols)
-    : m(dtype, vocab, cols), v(dtype, vocab, cols), last_step(static_cast<std::size_t>(vocab), 0) {}
+    : m(Tensor::sparse(dtype, vocab, cols)),
+      v(Tensor::sparse(dtype, vocab, cols)),
+      last_step(static_cast<std::size_t>(vocab), 0) {}
 
 Optimizer::Optimizer(const Model& model, TableOptimizer mode, const Freeze& freeze)
     : m(model.config, model.precision.wide),

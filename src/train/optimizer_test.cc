@@ -40,7 +40,7 @@ struct Bench {
   explicit Bench(const Kernels& kernels, bool tied = true, const std::string& freeze = "")
       : context{&kernels, &workspace, false},
         model(small(tied), {}),
-        optimizer(model, TableOptimizer::lazy, Freeze(freeze, model)) {
+        optimizer(model, TableOptimizer::lazy, Freeze(freeze, model.config)) {
     init_weights(model, 3);
   }
   void draw(const std::vector<std::int32_t>& tokens, double size = 0.01) {
@@ -196,23 +196,23 @@ INSTANTIATE_TEST_SUITE_P(Backends, OptimizerOn, testing::Values("reference", "cp
 TEST(Freeze, PatternsNameTensors) {
   const Model model(small(false), {}), tied(small(true), {});
   const auto count = [](const Freeze& f) { return std::count(f.dense.begin(), f.dense.end(), true); };
-  const Freeze none("", model);
+  const Freeze none("", model.config);
   EXPECT_FALSE(none.table || none.embedding || none.any_dense());
-  const Freeze tables("tables", model);
+  const Freeze tables("tables", model.config);
   EXPECT_TRUE(tables.table);
   EXPECT_FALSE(tables.embedding || tables.any_dense());
-  const Freeze dense("dense", model);
+  const Freeze dense("dense", model.config);
   EXPECT_FALSE(dense.table);
   EXPECT_TRUE(dense.embedding);
   EXPECT_EQ(count(dense), static_cast<std::ptrdiff_t>(dense.dense.size()));
-  EXPECT_EQ(count(Freeze("q_proj.weight", model)), 2);
-  EXPECT_EQ(count(Freeze("embed*", model)), 0);
-  EXPECT_TRUE(Freeze("embed*", model).embedding);
-  EXPECT_EQ(count(Freeze("embed*", tied)), 1);  // the head is the embedding
-  EXPECT_TRUE(Freeze("stem.*", model).table);
+  EXPECT_EQ(count(Freeze("q_proj.weight", model.config)), 2);
+  EXPECT_EQ(count(Freeze("embed*", model.config)), 0);
+  EXPECT_TRUE(Freeze("embed*", model.config).embedding);
+  EXPECT_EQ(count(Freeze("embed*", tied.config)), 1);  // the head is the embedding
+  EXPECT_TRUE(Freeze("stem.*", model.config).table);
   const auto verdict = [&](const char* patterns) -> std::string {
     try {
-      Freeze(patterns, model);
+      Freeze(patterns, model.config);
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), ErrorCode::kUsage);
       return e.what();

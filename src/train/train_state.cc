@@ -1,4 +1,5 @@
 // What a checkpoint holds besides the model. Format: docs/formats/checkpoint.md.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -13,6 +14,7 @@ namespace {
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "train_state.json";
 constexpr const char* kFormat = "stem-train-state/2";
+constexpr const char* kTeacher = "teacher_uuid";
 
 // What must not differ between the run that wrote a state and the one that goes on with it.
 Json fingerprint(const Model& model, const TrainOptions& o) {
@@ -34,7 +36,8 @@ Json fingerprint(const Model& model, const TrainOptions& o) {
           {"train.clip", o.clip},
           {"train.table_clip", o.table_clip},
           {"train.table_optimizer", o.table_optimizer},
-          {"train.freeze", o.freeze}};
+          {"train.freeze", o.freeze},
+          {kTeacher, o.teacher_uuid}};
 }
 
 struct Moments {
@@ -63,6 +66,21 @@ std::vector<Moments> moments_of(const Optimizer& o) {
     all.push_back({name + ".v", state->v.view});
   }
   return all;
+}
+
+// Copies what a file holds of a state; where it holds zeros and so does the state, nothing is written, so
+// that rows that were never updated take no memory (Buffer::zeroed).
+void copy_state(const Out& to, const void* from) {
+  constexpr std::size_t kPage = 4096;
+  static constexpr char kZeros[kPage] = {};
+  auto* const into = static_cast<char*>(to.data);
+  const auto* const source = static_cast<const char*>(from);
+  const auto bytes = static_cast<std::size_t>(to.size() * size_of(to.dtype));
+  for (std::size_t at = 0; at < bytes; at += kPage) {
+    const std::size_t count = std::min(kPage, bytes - at);
+    if (std::memcmp(source + at, kZeros, count) == 0 && std::memcmp(into + at, kZeros, count) == 0) continue;
+    std::memcpy(into + at, source + at, count);
+  }
 }
 
 Json read_json(const std::filesystem::path& dir) {
@@ -111,10 +129,14 @@ void Trainer::read_state(const std::filesystem::path& dir) {
   const Json expected = fingerprint(model_, options_);
   const Json& run = get_object(state, "run", path);
   for (const auto& [key, value] : expected.items()) {
+    // States of before there were teachers name none.
+    if (key == kTeacher && value == "" && !run.contains(key)) continue;
     if (!run.contains(key) || run[key] != value) {
       fail(ErrorCode::kMismatch, "{}: run.{}: expected {} (this run's), found {}: a resumed run keeps its {}",
            path, key, shown(value), run.contains(key) ? shown(run[key]) : "nothing",
-           key == "data_sha256" ? "training text" : "options");
+           key == "data_sha256" ? "training text"
+           : key == kTeacher    ? "teacher"
+                                : "options");
     }
   }
   const std::int64_t step = get_int(state, "step", path, 0, options_.steps);
@@ -148,7 +170,7 @@ void Trainer::read_state(const std::filesystem::path& dir) {
   for (const Moments& t : moments_of(optimizer_)) {
     const std::int64_t shape[] = {t.view.rows, t.view.cols};
     const TensorInfo& info = file.expect(t.name, t.view.dtype, shape);
-    std::memcpy(t.view.data, file.data(info), info.bytes);
+    copy_state(t.view, file.data(info));
   }
   std::vector<double> losses;
   for (const Json& loss : get_array(state, "losses", path, SpikeWindow::kWindow)) {

@@ -21,26 +21,35 @@ TableOptimizer checked_mode(const TrainOptions& o) {
 
 }  // namespace
 
-Trainer::Trainer(const Context& context, Model& model, const TokenShard& shard, const TrainOptions& options)
+Trainer::Trainer(const Context& context, Model& model, const TokenShard& shard, const TrainOptions& options,
+                 const Model* teacher)
     : context_(context),
       model_(model),
+      teacher_(teacher),
       options_(options),
       on_spike_(on_spike_from(options.on_spike)),
       stream_(shard, options.batch),
-      optimizer_(model, checked_mode(options), Freeze(options.freeze, model)),
-      update_counts_(static_cast<std::size_t>(model.config.vocab), 0) {}
+      optimizer_(model, checked_mode(options), Freeze(options.freeze, model.config)),
+      update_counts_(static_cast<std::size_t>(model.config.vocab), 0) {
+  require(teacher == nullptr || teacher->config.vocab == model.config.vocab,
+          "a teacher with the model's vocabulary");
+}
 
 // Adds the gradients of one micro-batch, which is `share` of the step; returns the sum of its losses.
 double Trainer::accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights,
                            double share, RouterStats& router) {
   Workspace::Scope scope(*context_.workspace);
   const TokenBatch view = part.view();
+  SoftTargets soft;
+  if (teacher_ != nullptr)
+    soft = {forward_normed(context_, *teacher_, view, RowPlan(teacher_->table, view)),
+            teacher_->head_weight()};
   const RowPlan rows(model_.table, view);
   Activations a = allocate_activations(context_, model_, view.size());
   forward_hidden(context_, model_, view, rows, a);
   const Out loss = context_.workspace->matrix(model_.precision.wide, 1, view.size());
   gradients_.auxiliary_weight = share;
-  backward(context_, model_, view, rows, groups, a, part.targets, weights, loss, gradients_);
+  backward(context_, model_, view, rows, groups, a, part.targets, weights, loss, gradients_, soft);
   router.layers = a.router.layers;
   router.balance_loss += share * a.router.balance_loss;
   router.z_loss += share * a.router.z_loss;
@@ -94,8 +103,7 @@ StepReport Trainer::step() {
   if (report.targets > 0) {
     optimizer_.catch_up(context_, model_, groups.tokens());
     Workspace::Scope scope(*context_.workspace);
-    const Freeze& freeze = optimizer_.freeze();
-    prepare_gradients(context_, model_, groups, gradients_, {freeze.table, freeze.embedding});
+    prepare_gradients(context_, model_, groups, gradients_, optimizer_.freeze());
     const std::vector<float> weights(batch.tokens.size(), 1.0f / static_cast<float>(report.targets));
     double sum = 0;
     if (options_.accumulate == 1) {

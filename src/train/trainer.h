@@ -28,14 +28,18 @@ struct TrainOptions {
   double clip = 1.0, table_clip = 1.0;
   std::string table_optimizer = "lazy";  ///< lazy or exact
   std::string freeze;                    ///< patterns, see Freeze
+  std::string teacher;                   ///< model directory whose predictions are the targets; empty: none
   std::string on_spike = "continue";     ///< continue, stop, skip or rollback
   std::uint64_t seed = 1;                ///< weights; data order has BatchOptions::seed
-  std::string data_digest;  ///< of the shard, hex; in the state, so that a run goes on with its own data
+  std::string data_digest;   ///< of the shard, hex; in the state, so that a run goes on with its own data
+  std::string teacher_uuid;  ///< in the state for the same reason
 };
 
 struct StepReport {
   std::int64_t step = 0;  ///< 1-based
-  double loss = 0.0;      ///< mean over targets, nats; 0 when there were none
+  /// Mean over targets, nats; 0 when there were none. Cross entropy, or with a teacher the divergence from
+  /// it.
+  double loss = 0.0;
   double lr = 0.0, table_lr = 0.0;
   StepNorms norms;
   std::int64_t tokens = 0, distinct = 0, targets = 0;
@@ -56,12 +60,16 @@ class SpikeStop : public Error {
   StepReport report_;
 };
 
-/// Trains one model on one shard. Everything that a resumed run needs is model, optimizer, `step` and the
-/// losses that spikes are measured by: data order and learning rate are functions of the step.
+/// Trains one model on one shard: to predict its next tokens, or what a teacher says in their place
+/// (distillation; the loss of a target position is KL(teacher ‖ model) over the vocabulary). Everything that
+/// a resumed run needs is model, optimizer, `step` and the losses that spikes are measured by: data order and
+/// learning rate are functions of the step.
 class Trainer {
  public:
-  /// Throws kUsage for settings that do not go together or match nothing in this model.
-  Trainer(const Context& context, Model& model, const TokenShard& shard, const TrainOptions& options);
+  /// Throws kUsage for settings that do not go together or match nothing in this model. `teacher`, when not
+  /// null, has the model's vocabulary and wide type, is not a served model, and outlives the trainer.
+  Trainer(const Context& context, Model& model, const TokenShard& shard, const TrainOptions& options,
+          const Model* teacher = nullptr);
 
   /// One forward, backward, update. The loss is judged before the update is made. Throws SpikeStop naming
   /// step, value and documents when the choice is to stop, after kMostSkips skipped steps in a row, and after
@@ -74,7 +82,8 @@ class Trainer {
   /// Updates seen by each token's record [V] (row health).
   const std::vector<std::int64_t>& update_counts() const { return update_counts_; }
 
-  /// Loss on another text with every record as all updates have made it. Leaves the run's state alone.
+  /// Cross entropy on another text, with a teacher too, every record being as all updates have made it.
+  /// Leaves the run's state alone.
   EvalResult evaluate(const TokenShard& shard) const;
 
   /// optimizer.safetensors and train_state.json, into a staged checkpoint directory. Records are stored raw:
@@ -94,6 +103,7 @@ class Trainer {
 
   Context context_;
   Model& model_;
+  const Model* teacher_ = nullptr;
   TrainOptions options_;
   OnSpike on_spike_;
   BatchStream stream_;

@@ -322,6 +322,120 @@ TEST(Trainer, FrozenPartsKeepTheirBits) {
   }
 }
 
+// A teacher that has learnt to count.
+struct Counter {
+  TrainingRun run;
+
+  explicit Counter(Precision precision = {}) : run(small(FfnVariant::dense, true), fast(60), precision, 8) {
+    run.steps(60);
+  }
+  static TrainOptions fast(std::int64_t steps) {
+    TrainOptions o = options(steps);
+    o.lr = o.table_lr = 1e-2;
+    return o;
+  }
+  Trainer student(TrainingRun& of, const TrainOptions& o) const {
+    return {of.context, of.model, of.shard, o, &run.model};
+  }
+};
+
+TEST(Distillation, TheStudentComesToSayWhatItsTeacherSays) {
+  const Counter teacher;
+  const TrainOptions o = Counter::fast(60);
+  TrainingRun run(small(FfnVariant::stem, false), o);
+  Trainer student = teacher.student(run, o);
+  const double first = student.step().loss;
+  StepReport last;
+  while (student.steps_done() < o.steps) last = student.step();
+  EXPECT_GT(first, 0.5);
+  EXPECT_LT(last.loss, 0.2 * first);
+  // Evaluation stays cross entropy, and comes near the teacher's, which is not zero.
+  const double of_teacher = evaluate_loss(run.context, teacher.run.model, run.shard, o.batch).loss;
+  EXPECT_GT(of_teacher, 0.2);
+  EXPECT_NEAR(student.evaluate(run.shard).loss, of_teacher, 0.2 * of_teacher);
+}
+
+TEST(Distillation, ATeacherOfItselfTeachesNothing) {
+  for (const DType narrow : {DType::f32, DType::bf16}) {
+    const Counter teacher({DType::f32, narrow});
+    TrainOptions o = Counter::fast(60);
+    o.decay = 0;
+    TrainingRun run(small(FfnVariant::dense, true), o, {DType::f32, narrow}, 8);
+    std::memcpy(run.model.weights.flat.data, teacher.run.model.weights.flat.data,
+                static_cast<std::size_t>(run.model.weights.flat.size()) * 4);
+    run.model.refresh_compute(run.context);
+    Trainer student = teacher.student(run, o);
+    const StepReport r = student.step();
+    EXPECT_EQ(r.loss, 0.0);
+    EXPECT_EQ(r.norms.dense, 0.0);
+    EXPECT_TRUE(same_bits(run.model.weights.flat, teacher.run.model.weights.flat));
+  }
+}
+
+TEST(Distillation, MicroBatchesMakeTheSameStep) {
+  const Precision oracle{DType::f64, DType::f64};
+  const Counter teacher(oracle);
+  TrainOptions o = options();
+  TrainingRun a(small(FfnVariant::stem, true), o, oracle), b(small(FfnVariant::stem, true), o, oracle);
+  Trainer whole = teacher.student(a, o);
+  o.accumulate = 4;
+  Trainer parts = teacher.student(b, o);
+  const StepReport x = whole.step(), y = parts.step();
+  EXPECT_NEAR(x.loss, y.loss, 1e-13 * x.loss);
+  EXPECT_NEAR(x.norms.dense, y.norms.dense, 1e-12 * x.norms.dense);
+  EXPECT_NEAR(x.norms.table, y.norms.table, 1e-12 * x.norms.table);
+}
+
+TEST_F(TrainState, ADistillationGoesOnWithTheSameBitsAndTheSameTeacher) {
+  const Precision precision{DType::f32, DType::bf16};
+  const Counter teacher(precision);
+  const ModelConfig c = small(FfnVariant::stem, true);
+  TrainOptions o = options();
+  o.freeze = "embed*,norm.weight,self_attn.*,model.layers.0.*";
+  o.teacher_uuid = "6f1c";
+  TrainingRun a(c, o, precision), b(c, o, precision), start(c, o, precision);
+  Trainer whole = teacher.student(a, o), first = teacher.student(b, o);
+  while (whole.steps_done() < 8) whole.step();
+  while (first.steps_done() < 3) first.step();
+  write_model_files(dir, b.model);
+  first.write_state(dir);
+
+  TrainingRun other(c, o, precision, 77);
+  other.model = read_model_files(dir, {precision, true});
+  other.model.refresh_compute(other.context);
+  Trainer second = teacher.student(other, o);
+  second.read_state(dir);
+  while (second.steps_done() < 8) second.step();
+  EXPECT_TRUE(same_bits(other.model.weights.flat, a.model.weights.flat));
+  EXPECT_TRUE(same_bits(other.model.table.records(), a.model.table.records()));
+  EXPECT_TRUE(same_bits(a.model.weights.head, start.model.weights.head));
+  EXPECT_FALSE(same_bits(a.model.weights.layers[1].gate, start.model.weights.layers[1].gate));
+
+  o.teacher_uuid = "";
+  TrainingRun without(c, o, precision);
+  try {
+    without.trainer.read_state(dir);
+    ADD_FAILURE() << "went on without its teacher";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("run.teacher_uuid: expected \"\" (this run's), found \"6f1c\": a "
+                                         "resumed run keeps its teacher"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
+TEST_F(TrainState, AStateOfBeforeThereWereTeachersIsRead) {
+  TrainingRun run(small(FfnVariant::stem, true), options());
+  run.steps(2);
+  run.trainer.write_state(dir);
+  Json state = parse_json(read_file(dir / "train_state.json"), "state");
+  state["run"].erase("teacher_uuid");
+  write_file_atomic(dir / "train_state.json", state.dump());
+  TrainingRun other(small(FfnVariant::stem, true), options());
+  other.trainer.read_state(dir);
+  EXPECT_EQ(other.trainer.steps_done(), 2);
+}
+
 TEST(Trainer, AStepWithoutTargetsMakesNoUpdate) {
   TrainingRun run(small(FfnVariant::stem, true), options()), start(small(FfnVariant::stem, true), options());
   run.shard.loss_mask.assign(run.shard.tokens.size(), 0);

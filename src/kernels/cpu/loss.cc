@@ -1,4 +1,4 @@
-// Softmax cross-entropy and its gradient in one call.
+// Softmax cross-entropy, or divergence from a teacher's distribution, and its gradient in one call.
 #include <omp.h>
 
 #include <cmath>
@@ -15,6 +15,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace stem::cpu::HWY_NAMESPACE {
 namespace {
+
+constexpr std::int64_t kSumBlock = 4096;
 
 float largest(const float* x, std::int64_t count) {
   Vec best[4] = {set(x[0]), set(x[0]), set(x[0]), set(x[0])};
@@ -63,37 +65,103 @@ float cross_entropy_row(T* d_logits, float* e, const float* logits, std::int64_t
   return static_cast<float>(std::log(static_cast<double>(total)) + (static_cast<double>(top) - at_target));
 }
 
+/// Row c against a teacher's; `e` is two rows of scratch, `padded` apart. Returns the loss.
+template <class T>
+float divergence_row(T* d_logits, float* e, std::int64_t padded, const float* logits, const float* teacher,
+                     float weight, std::int64_t count) {
+  float *const q = e, *const p = e + padded;
+  const float top_q = largest(logits, count), top_p = largest(teacher, count);
+  // Blocks are summed in double: a small loss is what is left of these sums.
+  const auto in_blocks = [&](auto&& sum_of) {
+    double total = 0;
+    for (std::int64_t i = 0; i < count; i += kSumBlock) total += sum_of(i, std::min(kSumBlock, count - i));
+    return total;
+  };
+  const double total_q =
+      in_blocks([&](std::int64_t i, std::int64_t n) { return exponentials(q + i, logits + i, top_q, n); });
+  const double total_p =
+      in_blocks([&](std::int64_t i, std::int64_t n) { return exponentials(p + i, teacher + i, top_p, n); });
+  // log p − log q = (teacher − logits) − shift: where the two are close, nothing large cancels.
+  const auto shift = static_cast<float>((static_cast<double>(top_p) - top_q) + std::log(total_p / total_q));
+  const auto ratio = static_cast<float>(total_p / total_q);
+  const float scale = weight / static_cast<float>(total_p);
+  const double total = in_blocks([&](std::int64_t first, std::int64_t n) {
+    Vec block = set(0.0f);
+    for_vectors(n, [&](std::int64_t i, auto part) HWY_ATTR {
+      const Vec at_p = load(p + first + i, part);
+      const Vec apart = hn::Sub(load(teacher + first + i, part), load(logits + first + i, part));
+      block = hn::MulAdd(at_p, hn::Sub(apart, set(shift)), block);
+      if (d_logits == nullptr) return;
+      const Vec difference = hn::MulSub(load(q + first + i, part), set(ratio), at_p);
+      store(hn::Mul(difference, set(scale)), d_logits + first + i, part);
+    });
+    return sum(block);
+  });
+  return static_cast<float>(total / total_p);
+}
+
+/// `padded` · `rows` floats for each thread.
+float* scratch_rows(std::int64_t padded, std::int64_t rows) {
+  thread_local std::vector<float> memory;
+  const auto needed = static_cast<std::size_t>(padded * rows * omp_get_max_threads());
+  if (memory.size() < needed) memory.resize(needed);
+  return memory.data();
+}
+
+/// loss[c] = row_loss(c, d_logits[c] or null, this thread's scratch) where targets[c] >= 0, else 0 and no
+/// gradient.
+template <class T, class RowLoss>
+void over_rows(Out d_logits, Out loss, In logits, std::span<const std::int32_t> targets, float* scratch,
+               std::int64_t scratch_size, RowLoss&& row_loss) {
+  float* const losses = loss.row<float>(0);
+#pragma omp parallel for schedule(static) if (logits.size() > kParallelElements)
+  for (std::int64_t c = 0; c < logits.rows; ++c) {
+    T* const d_row = d_logits ? d_logits.row<T>(c) : nullptr;
+    if (targets[static_cast<std::size_t>(c)] < 0) {
+      losses[c] = 0.0f;
+      if (d_row != nullptr) std::fill_n(d_row, logits.cols, T(0.0f));
+      continue;
+    }
+    losses[c] = row_loss(c, d_row, scratch + omp_get_thread_num() * scratch_size);
+  }
+}
+
+std::int64_t padded_size(std::int64_t count) {
+  return (count + 15) / 16 * 16;
+}
+
 void softmax_cross_entropy(Out d_logits, Out loss, In logits, std::span<const std::int32_t> targets,
                            std::span<const float> weights) {
-  const std::int64_t count = logits.cols;
-  const std::int64_t padded = (count + 15) / 16 * 16;
-  thread_local std::vector<float> scratch_store;
-  const auto needed = static_cast<std::size_t>(padded * omp_get_max_threads());
-  if (d_logits && scratch_store.size() < needed) scratch_store.resize(needed);
-  float* const scratch = scratch_store.data();
-  float* const losses = loss.row<float>(0);
+  const std::int64_t padded = padded_size(logits.cols);
+  float* const scratch = d_logits ? scratch_rows(padded, 1) : nullptr;
   with_type(d_logits ? d_logits.dtype : DType::f32, [&](auto* type) {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
-#pragma omp parallel for schedule(static) if (logits.size() > kParallelElements)
-    for (std::int64_t c = 0; c < logits.rows; ++c) {
-      const std::int64_t target = targets[static_cast<std::size_t>(c)];
-      T* const d_row = d_logits ? d_logits.row<T>(c) : nullptr;
-      if (target < 0) {
-        losses[c] = 0.0f;
-        if (d_row != nullptr) std::fill_n(d_row, count, T(0.0f));
-        continue;
-      }
-      const float weight = d_row == nullptr ? 0.0f : weights[static_cast<std::size_t>(c)];
-      losses[c] = cross_entropy_row(d_row, scratch + omp_get_thread_num() * padded, logits.row<float>(c),
-                                    target, weight, count);
-    }
+    over_rows<T>(d_logits, loss, logits, targets, scratch, padded, [&](std::int64_t c, T* d_row, float* e) {
+      const auto row = static_cast<std::size_t>(c);
+      return cross_entropy_row(d_row, e, logits.row<float>(c), targets[row],
+                               d_row == nullptr ? 0.0f : weights[row], logits.cols);
+    });
+  });
+}
+
+void softmax_divergence(Out d_logits, Out loss, In logits, In teacher, std::span<const std::int32_t> targets,
+                        std::span<const float> weights) {
+  const std::int64_t padded = padded_size(logits.cols);
+  float* const scratch = scratch_rows(padded, 2);
+  with_type(d_logits ? d_logits.dtype : DType::f32, [&](auto* type) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+    over_rows<T>(
+        d_logits, loss, logits, targets, scratch, 2 * padded, [&](std::int64_t c, T* d_row, float* e) {
+          return divergence_row(d_row, e, padded, logits.row<float>(c), teacher.row<float>(c),
+                                d_row == nullptr ? 0.0f : weights[static_cast<std::size_t>(c)], logits.cols);
+        });
   });
 }
 
 }  // namespace
 
 LossKernels loss_kernels() {
-  return {softmax_cross_entropy};
+  return {softmax_cross_entropy, softmax_divergence};
 }
 
 }  // namespace stem::cpu::HWY_NAMESPACE

@@ -34,6 +34,35 @@ void softmax_cross_entropy(Out d_logits, Out loss, In logits, std::span<const st
   store_row(loss, 0, losses);
 }
 
+// z becomes log softmax(z).
+void log_softmax(Row& z) {
+  const double top = *std::max_element(z.begin(), z.end());
+  double sum = 0.0;
+  for (const double x : z) sum += std::exp(x - top);
+  for (double& x : z) x -= top + std::log(sum);
+}
+
+void softmax_divergence(Out d_logits, Out loss, In logits, In teacher, std::span<const std::int32_t> targets,
+                        std::span<const float> weights) {
+  Row losses(static_cast<std::size_t>(logits.rows), 0.0);
+  for (std::int64_t c = 0; c < logits.rows; ++c) {
+    const auto row = static_cast<std::size_t>(c);
+    Row q = load_row(logits, c), p = load_row(teacher, c);
+    if (targets[row] < 0) {
+      if (d_logits) store_row(d_logits, c, Row(q.size(), 0.0));
+      continue;
+    }
+    log_softmax(q);
+    log_softmax(p);
+    for (std::size_t v = 0; v < p.size(); ++v) losses[row] += std::exp(p[v]) * (p[v] - q[v]);
+    if (!d_logits) continue;
+    for (std::size_t v = 0; v < p.size(); ++v)
+      q[v] = static_cast<double>(weights[row]) * (std::exp(q[v]) - std::exp(p[v]));
+    store_row(d_logits, c, q);
+  }
+  store_row(loss, 0, losses);
+}
+
 void adamw_row(const Out& w, const Out& m, const Out& v, std::int64_t i, const Row& g, const Out& copy,
                const AdamW& a) {
   const double lr = static_cast<double>(a.lr), decay = static_cast<double>(a.decay);
@@ -101,7 +130,7 @@ void convert(Out dst, In src) {
 }  // namespace
 
 LossKernels loss_kernels() {
-  return {.softmax_cross_entropy = softmax_cross_entropy};
+  return {.softmax_cross_entropy = softmax_cross_entropy, .softmax_divergence = softmax_divergence};
 }
 
 OptimizerKernels optimizer_kernels() {

@@ -1,0 +1,139 @@
+// stem convert: a dense model becomes a STEM model.
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "apps/commands.h"
+#include "apps/convert_run.h"
+#include "apps/progress.h"
+#include "apps/run_files.h"
+#include "core/clock.h"
+#include "core/error.h"
+#include "io/file.h"
+#include "report/conversion_report.h"
+#include "report/fields.h"
+#include "report/html.h"
+
+namespace stem {
+namespace {
+
+struct Options {
+  ConvertSettings settings;
+  std::string model, out, teacher, report;
+  bool replace = false, json = false;
+};
+
+void print_result(const Json& r) {
+  std::vector<std::int64_t> layers;
+  for (const Json& l : objects_of(r, "layers")) layers.push_back(l["layer"].get<std::int64_t>());
+  fmt::print("{}: layers {} read rows\n", string_of(r, "model"), fmt::join(layers, ", "));
+  fmt::print(
+      "calibrated on {} tokens; {} of the vocabulary's {} never occur there, and {:.1f} % of the text "
+      "judged on\n",
+      count_text(r["calibration_tokens"].get<std::int64_t>()),
+      count_text(r["vocab"].get<std::int64_t>() - r["distinct_tokens"].get<std::int64_t>()),
+      count_text(r["vocab"].get<std::int64_t>()), 100 * number_of(r, "unseen_share"));
+  const auto line = [](const Json& l) {
+    fmt::print("  {:<24} {:>9} {:>9.3f} {:>9.3f} {:>7.3f} {:>7.4f}\n", shortened(string_of(l, "name"), 24),
+               count_text(l["positions"].get<std::int64_t>()), number_of(l, "dense_perplexity"),
+               number_of(l, "perplexity"), number_of(l, "perplexity") / number_of(l, "dense_perplexity"),
+               number_of(l, "kl"));
+  };
+  fmt::print(
+      "perplexity on {}, and KL from the dense model's predictions:\n"
+      "  {:<24} {:>9} {:>9} {:>9} {:>7} {:>7}\n",
+      string_of(r, "judged_on"), "", "tokens", "before", "after", "ratio", "KL");
+  for (const Json& l : objects_of(r, "by_text")) line(l);
+  line(r["all"]);
+  fmt::print("after tokens that the calibration saw so often:\n");
+  for (const Json& l : objects_of(r, "by_frequency")) line(l);
+}
+
+void run_convert(Options& o) {
+  o.settings.model = o.model;
+  o.settings.out = o.out;
+  o.settings.quiet = o.json;
+  o.settings.teacher = o.teacher;
+  if (!o.teacher.empty() && o.settings.heal.tokens == 0)
+    fail(ErrorCode::kUsage, "--teacher: expected --heal TOKENS beside it");
+  if (!o.replace) require_new_model(o.out);
+  const auto start = std::chrono::steady_clock::now();
+  Runtime runtime;
+  Json result = convert_model(runtime, o.settings);
+  result["seconds"] = seconds_since(start);
+  const std::filesystem::path report =
+      o.report.empty() ? run_directory(o.out) / "conversion.html" : std::filesystem::path(o.report);
+  write_file_atomic(report, conversion_report(result));
+  if (o.json) {
+    fmt::print("{}", dump_json(result));
+    return;
+  }
+  print_result(result);
+  fmt::print("as a page: {}\n", report.string());
+  fmt::print("{}, at most {} of memory\n", duration_text(number_of(result, "seconds")),
+             bytes_text(number_of(result, "peak_resident_bytes")));
+}
+
+}  // namespace
+
+void add_convert_command(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  ConvertSettings& s = o->settings;
+  CLI::App* command =
+      app.add_subcommand("convert", "make a STEM model of a dense one: rows calibrated on text");
+  command->footer(
+      "Rows are the means of what the up-projection gave over a token's occurrences, weighted by the gate; "
+      "W_d is refitted.\n"
+      "A run that was stopped goes on with the same command. Guide: docs/guide/convert.md\n");
+  command->add_option("model", o->model, "dense model directory (stem import makes one)")->required();
+  command->add_option("-o,--out", o->out, "model directory to write")->required();
+  command->add_option("--calibrate", s.calibrate, "text, JSONL or folder to calibrate on; may be repeated")
+      ->required()
+      ->allow_extra_args(false);
+  command
+      ->add_option("--held-out", s.held_out,
+                   "text to judge the result on; may be repeated (default: a part of the calibration's)")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--layers", s.layers, "best:N by least damage, third, half, full, or a list such as 0,4")
+      ->capture_default_str();
+  command->add_option("--tokens", s.limits.calibration, "tokens to calibrate on, at most")
+      ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))
+      ->capture_default_str();
+  command->add_option("--damage-tokens", s.damage_tokens, "of these, to choose layers by")
+      ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))
+      ->capture_default_str();
+  command->add_option("--sequence", s.limits.sequence, "tokens that are read together")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--prior", s.options.prior,
+                   "occurrences that the guess from a token's embedding counts as in its row")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  command->add_option("--ridge", s.options.ridge, "of the refit of W_d, towards the dense model's")
+      ->check(CLI::Range(1e-6, 1e6))
+      ->capture_default_str();
+  command
+      ->add_option("--catch-up", s.options.catch_up,
+                   "share of earlier layers' error that the refit of W_d is to make up for")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command
+      ->add_option("--heal", s.heal.tokens,
+                   "tokens to distil on afterwards: rows, W_g and W_d of the converted layers")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->capture_default_str();
+  command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)");
+  command->add_option("--heal-lr", s.heal.lr, "learning rate of W_g and W_d")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
+      ->check(CLI::Range(0.0, 10.0))
+      ->capture_default_str();
+  command->add_option("--report", o->report, "HTML page to write (default: conversion.html in OUT.run)");
+  command->add_flag("--replace", o->replace, "in place of a model of this name");
+  command->add_flag("--json", o->json, "figures as JSON, no progress");
+  command->callback([o] { run_convert(*o); });
+}
+
+}  // namespace stem

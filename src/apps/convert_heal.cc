@@ -1,0 +1,89 @@
+#include "apps/convert_heal.h"
+
+#include <algorithm>
+
+#include "apps/run_files.h"
+#include "apps/train_run.h"
+#include "data/token_shard.h"
+#include "io/digest.h"
+#include "io/file.h"
+
+namespace stem {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kTokensPerStep = 2048;
+constexpr std::int64_t kCheckpointSteps = 100;
+
+// Halves of the sequences as documents, all of one length that divides a step: none is cut. A start token is
+// read but is nobody's target.
+TokenShard shard_of(std::span<const std::int32_t> text, std::int64_t sequence, const std::string& digest) {
+  TokenShard shard;
+  shard.tokenizer_digest = digest;
+  const std::int64_t half = sequence / 2;
+  for (std::int64_t first = 0; first + sequence <= std::ssize(text); first += sequence) {
+    for (const std::int64_t from : {std::int64_t{1}, half}) {
+      const auto ids =
+          text.subspan(static_cast<std::size_t>(first + from), static_cast<std::size_t>(half - 1));
+      shard.append(text[static_cast<std::size_t>(first)], {ids.begin(), ids.end()},
+                   std::vector<std::uint8_t>(ids.size(), 1), false);
+    }
+  }
+  return shard;
+}
+
+void write_data(const fs::path& dir, const fs::path& model, std::span<const std::int32_t> text,
+                std::int64_t sequence) {
+  fs::create_directories(dir);
+  const std::string tokenizer = read_file(model / kTokenizerFile);
+  write_file_atomic(dir / kTokenizerFile, tokenizer);
+  copy_tokenizer_config(model, dir);
+  const TokenShard train = shard_of(text, sequence, to_hex(sha256(tokenizer)));
+  TokenShard last = shard_of(text.last(static_cast<std::size_t>(sequence)), sequence, train.tokenizer_digest);
+  save_shard(dir / kTrainTokens, train);
+  save_shard(dir / kHeldOutTokens, last);  // a run wants one; the conversion judges on its own text
+}
+
+// Every tensor but W_g and W_d of the converted layers.
+std::string frozen(const ModelConfig& c) {
+  std::string names = c.tied ? "" : "model.embed_tokens.weight";
+  for_each_tensor(c, DenseTensors::layout(c), [&](const std::string& name, Out, TensorKind) {
+    for (const std::int64_t l : c.stem_layers) {
+      const std::string mlp = fmt::format("model.layers.{}.mlp.", l);
+      if (name == mlp + "gate_proj.weight" || name == mlp + "down_proj.weight") return;
+    }
+    names += (names.empty() ? "" : ",") + name;
+  });
+  return names;
+}
+
+}  // namespace
+
+void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, const fs::path& out,
+          std::span<const std::int32_t> text, std::int64_t sequence, double row_rms, const HealSettings& heal,
+          bool quiet) {
+  const std::string source = (converted / kConfigFile).string();
+  const ModelConfig c = config_from_json(parse_json(read_file(source), source), source);
+  const fs::path data = out.string() + ".data", run = run_directory(out);
+  Settings s;
+  const std::int64_t half = sequence / 2, per_step = std::max<std::int64_t>(kTokensPerStep / half, 1) * half;
+  s.train.steps = (heal.tokens + per_step - 1) / per_step;
+  s.train.batch.tokens_per_step = per_step;
+  s.train.batch.max_sequence = half;
+  s.train.lr = heal.lr;
+  s.train.table_lr = heal.row_lr * row_rms;
+  s.train.warmup = std::min<std::int64_t>(10, std::max<std::int64_t>(s.train.steps / 2, 1));
+  s.train.floor = 0.05;
+  s.train.decay = 0.0;
+  s.train.freeze = frozen(c);
+  s.train.teacher = teacher.string();
+  s.eval_every = 0;
+  s.checkpoint_every = kCheckpointSteps;
+  s.keep_checkpoints = 1;
+  const bool begun = fs::exists(run / kCheckpoints / kLatest);
+  if (!begun) write_data(data, converted, text, sequence);
+  train_run(runtime, data, out, s, {begun, quiet, begun ? fs::path() : converted});
+}
+
+}  // namespace stem

@@ -1,0 +1,479 @@
+#include "apps/convert_run.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "apps/interrupt.h"
+#include "apps/progress.h"
+#include "apps/run_files.h"
+#include "core/clock.h"
+#include "core/error.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+#include "ops/linear.h"
+#include "report/fields.h"
+
+namespace stem {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kStateFile = "convert.json";
+constexpr const char* kStateFormat = "stem-convert/1";
+
+std::string layer_name(std::int64_t layer) {
+  return fmt::format("layer-{:03}", layer);
+}
+
+/// N of "best:N"; 0 for other choices. Throws kUsage.
+std::int64_t best_count(const std::string& choice, std::int64_t layers) {
+  constexpr std::string_view kBest = "best:";
+  if (!choice.starts_with(kBest)) return 0;
+  std::int64_t count = 0;
+  const char* const end = choice.data() + choice.size();
+  const auto [rest, error] = std::from_chars(choice.data() + kBest.size(), end, count);
+  if (error != std::errc{} || rest != end || count < 1 || count > layers)
+    fail(ErrorCode::kUsage,
+         "--layers: expected best:N with N in [1, {}], third, half, full or a list, found {}", layers,
+         shown(Json(choice)));
+  return count;
+}
+
+/// The layers of a choice that needs no measurement; empty for "best:N". Throws kUsage.
+std::vector<std::int64_t> listed_layers(const std::string& choice, const ModelConfig& dense) {
+  if (best_count(choice, dense.layers) > 0) return {};
+  ModelConfig c = dense;
+  c.variant = FfnVariant::stem;
+  c.stem_layers = stem_layers_from(choice, dense.layers, "--layers");
+  if (c.stem_layers.empty()) fail(ErrorCode::kUsage, "--layers: expected at least one layer, found none");
+  c.validate("--layers");
+  return c.stem_layers;
+}
+
+std::vector<LayerDamage> damage_from(const Json& state) {
+  std::vector<LayerDamage> damage;
+  for (const Json& d : objects_of(state, "damage"))
+    damage.push_back({static_cast<std::int64_t>(number_of(d, "layer")), number_of(d, "damage"),
+                      number_of(d, "ffn_error")});
+  return damage;
+}
+
+// Figures of one set of positions, before and after.
+struct Loss {
+  double dense = 0, converted = 0, divergence = 0;
+  std::int64_t positions = 0;
+
+  void add(float before, float after, float kl) {
+    dense += static_cast<double>(before), converted += static_cast<double>(after);
+    divergence += static_cast<double>(kl);
+    ++positions;
+  }
+  Json json(const std::string& name) const {
+    const double n = std::max(1.0, static_cast<double>(positions));
+    return {{"name", name},
+            {"positions", positions},
+            {"dense_loss", dense / n},
+            {"loss", converted / n},
+            {"kl", divergence / n},
+            {"dense_perplexity", std::exp(dense / n)},
+            {"perplexity", std::exp(converted / n)}};
+  }
+};
+
+ModelConfig dense_config(const fs::path& model) {
+  const std::string source = (model / kConfigFile).string();
+  const ModelConfig c = config_from_json(parse_json(read_file(source, 1 << 20), source), source);
+  if (c.variant != FfnVariant::dense)
+    fail(ErrorCode::kUsage, "{}: ffn_variant: expected dense, found {}: only dense layers can be converted",
+         source, name_of(c.variant));
+  return c;
+}
+
+LoadedModel load_dense(const Context& context, const fs::path& model, const ModelConfig& c,
+                       std::int64_t sequence) {
+  LoadOptions options;
+  options.precision = training_precision("auto", c, 8 * sequence);
+  LoadedModel dense = load_model_directory(model, context, options);
+  dense.model.refresh_compute(context);
+  return dense;
+}
+
+TextLimits limits_of(const ConvertSettings& s, const ModelConfig& c) {
+  TextLimits limits = s.limits;
+  limits.sequence = std::min(limits.sequence, c.max_positions);
+  limits.healing = s.heal.tokens;
+  return limits;
+}
+
+class ConvertRun {
+ public:
+  ConvertRun(Runtime& runtime, const ConvertSettings& settings, const ModelConfig& config)
+      : runtime_(runtime),
+        context_(runtime.training()),
+        s_(settings),
+        work_(run_directory(settings.out) / "convert"),
+        limits_(limits_of(settings, config)),
+        dense_(load_dense(context_, settings.model, config, limits_.sequence)),
+        texts_(conversion_texts(dense_.tokenizer, config.vocab, settings.calibrate, settings.held_out,
+                                limits_)) {}
+
+  Json run() {
+    open_state();
+    const bool healing = s_.heal.tokens > 0;
+    const fs::path converted = healing ? work_ / "converted" : s_.out;
+    if (!healing || !state_.contains("row_rms")) {
+      const InterruptGuard interrupts;
+      choose_layers();
+      convert_layers();
+      assemble(converted);
+      state_["row_rms"] = row_rms_;
+      state_["chosen"] = layers_;
+      state_["stream_errors"] = stream_errors();
+      save_state();
+      for (const std::int64_t l : layers_) fs::remove(rows_file(l)), fs::remove(down_file(l));
+    }
+    if (healing) heal_model(converted);
+    return finish();
+  }
+
+ private:
+  // What the results depend on.
+  Json settings_json() const {
+    return {{"source", uuid_text(dense_.manifest.uuid)},
+            {"layers", s_.layers},
+            {"sequence", limits_.sequence},
+            {"texts", texts_.digest},
+            {"damage_tokens", s_.damage_tokens},
+            {"prior", s_.options.prior},
+            {"ridge", s_.options.ridge},
+            {"catch_up", s_.options.catch_up},
+            {"heal_tokens", s_.heal.tokens},
+            {"heal_lr", s_.heal.lr},
+            {"heal_row_lr", s_.heal.row_lr},
+            {"gemm_dtype", name_of(dense_.model.precision.narrow)}};
+  }
+
+  void open_state() {
+    fs::create_directories(work_);
+    const fs::path path = work_ / kStateFile;
+    const Json wanted = settings_json();
+    if (fs::exists(path)) {
+      state_ = parse_json(read_file(path, 1 << 24), path.string());
+      for (const auto& [key, value] : wanted.items()) {
+        const Json found = state_.contains("settings") ? state_["settings"].value(key, Json()) : Json();
+        if (found == value) continue;
+        fail(ErrorCode::kUsage,
+             "{}: {}: expected {} (this command), found {}: a conversion that was begun otherwise; remove {} "
+             "to begin anew",
+             path.string(), key, shown(value), shown(found), work_.string());
+      }
+      return;
+    }
+    state_ = {{"format", kStateFormat}, {"settings", wanted}, {"damage", Json::array()}};
+    save_state();
+  }
+
+  void save_state() const { write_file_atomic(work_ / kStateFile, dump_json(state_)); }
+
+  void stop_if_asked(const std::string& after) const {
+    const int signal = InterruptGuard::pending();
+    if (signal == 0) return;
+    throw Interrupted{signal, fmt::format("stopped by {} after {}; the same command goes on from there",
+                                          signal == SIGINT ? "SIGINT" : "SIGTERM", after)};
+  }
+
+  void choose_layers() {
+    const ModelConfig& c = dense_.model.config;
+    layers_ = listed_layers(s_.layers, c);
+    if (!layers_.empty()) return;
+    std::vector<LayerDamage> damage = damage_from(state_);
+    if (std::ssize(damage) < c.layers) {
+      // A part of the calibration text is enough to rank layers by.
+      const CalibrationText part(divide_text(texts_.calibration.tokens(), -1, limits_.sequence,
+                                             std::int64_t{1} << 40, s_.damage_tokens, 0)
+                                     .calibration,
+                                 limits_.sequence);
+      Progress progress("damage of each layer", c.layers, s_.quiet, std::ssize(damage));
+      damage =
+          measure_damage(context_, dense_.model, part, texts_.selection, damage, [&](const LayerDamage& d) {
+            state_["damage"].push_back(
+                {{"layer", d.layer}, {"damage", d.damage}, {"ffn_error", d.ffn_error}});
+            save_state();
+            progress.update(d.layer + 1, fmt::format("layer {}: {:+.4f} nats", d.layer, d.damage));
+            if (d.layer + 1 < c.layers) stop_if_asked(fmt::format("layer {}", d.layer));
+          });
+    }
+    layers_ = least_damaged(damage, best_count(s_.layers, c.layers));
+  }
+
+  fs::path rows_file(std::int64_t layer) const { return work_ / (layer_name(layer) + ".rows.safetensors"); }
+  fs::path down_file(std::int64_t layer) const { return work_ / (layer_name(layer) + ".down.safetensors"); }
+
+  // Written last of a layer's two files, and whole: where it is, the layer is done.
+  bool done(std::int64_t layer) const { return fs::exists(down_file(layer)); }
+
+  void require_space() const {
+    const ModelConfig& c = dense_.model.config;
+    std::int64_t missing = 0;
+    for (const std::int64_t l : layers_) missing += done(l) ? 0 : 1;
+    const double table = 2.0 * static_cast<double>(c.vocab) * static_cast<double>(c.ffn);
+    const double wanted = table * static_cast<double>(missing + std::ssize(layers_)) +
+                          4.0 * static_cast<double>(account(c).dense_parameters);
+    std::error_code unknown;
+    const auto space = fs::space(work_, unknown);
+    if (!unknown && wanted > static_cast<double>(space.available))
+      fail(ErrorCode::kIo, "{}: the conversion takes {} of disk, there are {}", s_.out.string(),
+           bytes_text(wanted), bytes_text(static_cast<double>(space.available)));
+  }
+
+  void convert_layers() {
+    const bool all_done = std::all_of(layers_.begin(), layers_.end(), [&](auto l) { return done(l); });
+    if (all_done) return;
+    require_space();
+    Conversion conversion(context_, dense_.model, texts_.calibration, layers_, s_.options);
+    Progress progress("converting", layers_.back() + 1, s_.quiet);
+    for (std::int64_t l = 0; l <= layers_.back(); ++l) {
+      std::string detail = fmt::format("layer {}", l);
+      if (conversion.model().config.stem_index(l) < 0) {
+        conversion.run_dense(l);
+      } else if (done(l)) {
+        resume_layer(conversion, l);
+      } else {
+        const double error = convert_layer(conversion, l);
+        detail += fmt::format(": residual stream off by {:.1f} %", 100 * std::sqrt(error));
+      }
+      progress.update(l + 1, detail);
+      if (l < layers_.back()) stop_if_asked(fmt::format("layer {}", l));
+    }
+  }
+
+  double convert_layer(Conversion& conversion, std::int64_t layer) {
+    const ModelConfig& c = dense_.model.config;
+    const fs::path rows = rows_file(layer), down = down_file(layer);
+    SafetensorsWriter writer(rows, {{"rows", DType::bf16, {c.vocab, c.ffn}}});
+    const ConvertedLayer result = conversion.convert(layer, [&](std::int64_t, In piece) {
+      const Workspace::Scope scope(*context_.workspace);
+      writer.write("rows", as_type(context_, piece, DType::bf16).data,
+                   static_cast<std::uint64_t>(piece.size()) * 2);
+    });
+    writer.close();
+    const fs::path partial = down.string() + ".partial";
+    const In values = result.down;
+    write_safetensors(partial, {{"down", DType::f32, {c.width, c.ffn}}}, {&values, 1},
+                      {{"stream_error", fmt::format("{}", result.stream_error)}});
+    fs::rename(partial, down);
+    return result.stream_error;
+  }
+
+  void resume_layer(Conversion& conversion, std::int64_t layer) {
+    const ModelConfig& c = dense_.model.config;
+    const Safetensors rows = Safetensors::open(rows_file(layer)), down = Safetensors::open(down_file(layer));
+    const In all = rows.matrix("rows", c.vocab, c.ffn);
+    const std::span<const std::int32_t> distinct = texts_.calibration.distinct();
+    const Tensor of_text(DType::f32, std::ssize(distinct), c.ffn);
+    for (std::size_t r = 0; r < distinct.size(); ++r)
+      convert(context_, of_text.view.slice_rows(static_cast<std::int64_t>(r), 1),
+              all.slice_rows(distinct[r], 1));
+    conversion.resume(layer, of_text, down.matrix("down", c.width, c.ffn));
+  }
+
+  // Records of the finished table, out of the layers' files.
+  void write_table(const fs::path& dir) {
+    const ModelConfig& c = dense_.model.config;
+    std::vector<Safetensors> files;
+    std::vector<In> layers;
+    for (const std::int64_t l : layers_) {
+      files.push_back(Safetensors::open(rows_file(l)));
+      layers.push_back(files.back().matrix("rows", c.vocab, c.ffn));
+    }
+    SafetensorsWriter table(dir / kTableFile,
+                            {{"stem.table", DType::bf16, {c.vocab, std::ssize(layers_), c.ffn}}}, {},
+                            kDirectBlockBytes);
+    double squares = 0;
+    std::vector<bf16> record(static_cast<std::size_t>(std::ssize(layers_) * c.ffn));
+    for (std::int64_t t = 0; t < c.vocab; ++t) {
+      for (std::size_t s = 0; s < layers.size(); ++s)
+        std::copy_n(layers[s].row<bf16>(t), c.ffn, record.begin() + static_cast<std::ptrdiff_t>(s) * c.ffn);
+      table.write("stem.table", record.data(), record.size() * sizeof(bf16));
+      for (const bf16 value : record)
+        squares += static_cast<double>(static_cast<float>(value) * static_cast<float>(value));
+    }
+    table.close();
+    row_rms_ = std::sqrt(squares / static_cast<double>(c.vocab * std::ssize(record)));
+  }
+
+  void assemble(const fs::path& to) {
+    const ModelConfig& c = dense_.model.config;
+    Model student = share_as_stem(dense_.model, layers_);
+    std::vector<OwnDown> downs;
+    downs.reserve(layers_.size());
+    for (const std::int64_t l : layers_) {
+      const Safetensors file = Safetensors::open(down_file(l));
+      downs.emplace_back(context_, student, l, file.matrix("down", c.width, c.ffn));
+    }
+    SaveOptions save = save_options(stream_errors());
+    const auto files = save.more;
+    save.more = [&](const fs::path& staged) {
+      write_table(staged);
+      files(staged);
+    };
+    save_model_directory(to, student, dense_.tokenizer.to_json(), token_stats(), {}, save);
+  }
+
+  // Of the dense model's type, with its tokenizer's settings and what it was made of.
+  SaveOptions save_options(const Json& stream_errors) const {
+    SaveOptions save;
+    const std::string source = (s_.model / kConfigFile).string();
+    if (get_string(parse_json(read_file(source), source), "torch_dtype", source) == "bfloat16")
+      save.dtype = DType::bf16;
+    save.table_dtype = DType::bf16;
+    save.more = [this, stream_errors](const fs::path& staged) {
+      copy_tokenizer_config(s_.model, staged);
+      write_file_atomic(staged / kConversionFile, dump_json(origin_json(stream_errors)));
+    };
+    return save;
+  }
+
+  TokenStats token_stats() const {
+    TokenStats stats;
+    stats.frequency.assign(static_cast<std::size_t>(dense_.model.config.vocab), 0);
+    for (const std::int32_t token : texts_.calibration.tokens())
+      ++stats.frequency[static_cast<std::size_t>(token)];
+    stats.updates.assign(stats.frequency.size(), 0);
+    return stats;
+  }
+
+  Json stream_errors() const {
+    Json layers = Json::array();
+    for (const std::int64_t l : layers_) {
+      const Safetensors file = Safetensors::open(down_file(l));
+      layers.push_back({{"layer", l}, {"stream_error", std::stod(file.metadata().at("stream_error"))}});
+    }
+    return layers;
+  }
+
+  void heal_model(const fs::path& converted) {
+    const fs::path healed = work_ / "healed", teacher = s_.teacher.empty() ? s_.model : s_.teacher;
+    const double row_rms = number_of(state_, "row_rms");
+    layers_ = integers_of(state_, "chosen");
+    if (!fs::exists(healed / kManifestName)) {
+      dense_.model = {};  // the trainer has its own
+      try {
+        heal(runtime_, converted, teacher, healed, texts_.healing, limits_.sequence, row_rms, s_.heal,
+             s_.quiet);
+      } catch (const Interrupted& stop) {
+        throw Interrupted{stop.signal, "stopped while healing; the same command goes on from there"};
+      }
+      dense_ = load_dense(context_, s_.model, dense_config(s_.model), limits_.sequence);
+    }
+    const LoadedModel trained = load_model_directory(healed, context_);
+    save_model_directory(s_.out, trained.model, dense_.tokenizer.to_json(), trained.stats, {},
+                         save_options(state_["stream_errors"]));
+    fs::remove_all(healed);
+    fs::remove_all(converted);
+    fs::remove_all(healed.string() + ".data");
+    fs::remove_all(run_directory(healed) / kCheckpoints);
+  }
+
+  Json origin_json(const Json& stream_errors) const {
+    const CalibrationText& text = texts_.calibration;
+    return {{"format", "stem-conversion/1"},     {"source", uuid_text(dense_.manifest.uuid)},
+            {"settings", state_["settings"]},    {"damage", state_["damage"]},
+            {"layers", stream_errors},           {"texts", texts_.sources},
+            {"calibration_tokens", text.size()}, {"distinct_tokens", std::ssize(text.distinct())},
+            {"vocab", dense_.model.config.vocab}};
+  }
+
+  // The finished model as it lies on disk, beside the dense one.
+  Json finish() {
+    LoadOptions options;
+    options.precision = dense_.model.precision;
+    LoadedModel made = load_model_directory(s_.out, context_, options);
+    made.model.refresh_compute(context_);
+    ResidualStream of_dense(context_, dense_.model, texts_.held_out),
+        of_made(context_, made.model, texts_.held_out);
+    for (std::int64_t l = 0; l < dense_.model.config.layers; ++l) {
+      of_dense.advance(context_, dense_.model, l);
+      of_made.advance(context_, made.model, l);
+    }
+    const std::vector<float> before = of_dense.losses(context_, dense_.model),
+                             after = of_made.losses(context_, made.model),
+                             kl = of_made.divergence(context_, made.model, dense_.model, of_dense);
+    Json result = origin_json(state_["stream_errors"]);
+    result["model"] = s_.out.string();
+    result["uuid"] = uuid_text(made.manifest.uuid);
+    result["judged_on"] = texts_.own_held_out ? "calibration texts, set aside" : "texts of their own";
+    const CalibrationText &text = texts_.held_out, &seen = texts_.calibration;
+    Loss all;
+    std::vector<Loss> parts(texts_.parts.size()), classes(std::size(kFrequencyClasses));
+    std::int64_t unseen = 0;
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+      const TextPart& part = texts_.parts[p];
+      for (std::int64_t n = part.first; n < part.first + part.count; ++n) {
+        const auto i = static_cast<std::size_t>(n);
+        if (text.targets()[i] < 0) continue;
+        const std::int64_t place = seen.place(text.tokens()[i]);
+        const std::int64_t count = place < 0 ? 0 : seen.counts()[static_cast<std::size_t>(place)];
+        unseen += count == 0 ? 1 : 0;
+        all.add(before[i], after[i], kl[i]);
+        parts[p].add(before[i], after[i], kl[i]);
+        classes[frequency_class(count)].add(before[i], after[i], kl[i]);
+      }
+    }
+    result["all"] = all.json("all");
+    result["unseen_share"] = static_cast<double>(unseen) / std::max(1.0, static_cast<double>(all.positions));
+    for (std::size_t p = 0; p < parts.size(); ++p)
+      result["by_text"].push_back(parts[p].json(texts_.parts[p].name));
+    for (std::size_t k = 0; k < classes.size(); ++k)
+      if (classes[k].positions > 0)
+        result["by_frequency"].push_back(classes[k].json(kFrequencyClasses[k].name));
+    const Accounting dense = account(dense_.model.config), stem = account(made.model.config);
+    const auto cost = [](const Accounting& a) {
+      return Json{{"dense_parameters", a.dense_parameters},
+                  {"table_parameters", a.table_parameters},
+                  {"active_parameters", a.active_parameters},
+                  {"flops_per_token", a.flops_per_token}};
+    };
+    result["cost"] = {{"dense", cost(dense)}, {"converted", cost(stem)}};
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    result["peak_resident_bytes"] = 1024.0 * static_cast<double>(usage.ru_maxrss);
+    return result;
+  }
+
+  struct FrequencyClass {
+    std::int64_t below;
+    const char* name;
+  };
+  static constexpr FrequencyClass kFrequencyClasses[] = {
+      {1, "never"}, {4, "1 to 3"}, {16, "4 to 15"}, {256, "16 to 255"}, {INT64_MAX, "256 and more"}};
+  static std::size_t frequency_class(std::int64_t count) {
+    std::size_t k = 0;
+    while (count >= kFrequencyClasses[k].below) ++k;
+    return k;
+  }
+
+  Runtime& runtime_;
+  Context context_;
+  const ConvertSettings& s_;
+  fs::path work_;
+  TextLimits limits_;
+  LoadedModel dense_;
+  ConversionTexts texts_;
+  Json state_;
+  std::vector<std::int64_t> layers_;
+  double row_rms_ = 0;
+};
+
+}  // namespace
+
+Json convert_model(Runtime& runtime, const ConvertSettings& settings) {
+  const ModelConfig config = dense_config(settings.model);
+  listed_layers(settings.layers, config);  // faults come before the work
+  return ConvertRun(runtime, settings, config).run();
+}
+
+}  // namespace stem

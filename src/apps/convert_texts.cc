@@ -1,0 +1,140 @@
+#include "apps/convert_texts.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "data/text_source.h"
+#include "io/digest.h"
+
+namespace stem {
+namespace {
+
+constexpr std::int64_t kShare = 8;            // one sequence of so many is set aside
+constexpr std::int64_t kFewestSequences = 8;  // to calibrate on
+constexpr std::int64_t kAll = std::int64_t{1} << 40;
+
+std::vector<std::int32_t> tokens_of(const Tokenizer& tokenizer, const std::string& path) {
+  const TokenShard shard = tokenize(tokenizer, read_documents(path), "");
+  // Documents one behind the other, without the token that tokenize puts before each.
+  std::vector<std::int32_t> tokens;
+  for (std::size_t d = 0; d + 1 < shard.documents.size(); ++d)
+    tokens.insert(tokens.end(), shard.tokens.begin() + shard.documents[d] + 1,
+                  shard.tokens.begin() + shard.documents[d + 1]);
+  return tokens;
+}
+
+// `total` divided among texts that have `available` each: equally, but none more than it has.
+std::vector<std::int64_t> shares(const std::vector<std::int64_t>& available, std::int64_t total) {
+  std::vector<std::size_t> order(available.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](auto a, auto b) { return available[a] < available[b]; });
+  std::vector<std::int64_t> result(available.size());
+  auto left = static_cast<std::int64_t>(available.size());
+  for (const std::size_t i : order) {
+    result[i] = std::min(available[i], total / left--);
+    total -= result[i];
+  }
+  return result;
+}
+
+class Divider {
+ public:
+  Divider(std::int32_t start, std::int64_t sequence) : start_(start), sequence_(sequence) {}
+
+  // Sequences of each text, at most `limit` tokens in all; every kShare-th left out, or only these.
+  std::vector<std::vector<std::int32_t>> take(const std::vector<std::vector<std::int32_t>>& texts,
+                                              std::int64_t limit, bool set_aside, bool whole) const {
+    std::vector<std::vector<std::int32_t>> all;
+    std::vector<std::int64_t> available;
+    const auto part = [&](const std::vector<std::int32_t>& text, std::int64_t most) {
+      DividedText d = divide_text(text, start_, sequence_, whole ? kAll : kShare, most, most);
+      return set_aside ? std::move(d.held_out) : std::move(d.calibration);
+    };
+    for (const auto& text : texts)
+      available.push_back(static_cast<std::int64_t>(part(text, kAll).size()) / sequence_);
+    const std::vector<std::int64_t> counts = shares(available, limit / sequence_);
+    for (std::size_t i = 0; i < texts.size(); ++i) all.push_back(part(texts[i], counts[i] * sequence_));
+    return all;
+  }
+
+ private:
+  std::int32_t start_;
+  std::int64_t sequence_;
+};
+
+std::vector<std::int32_t> joined(const std::vector<std::vector<std::int32_t>>& texts) {
+  std::vector<std::int32_t> all;
+  for (const auto& text : texts) all.insert(all.end(), text.begin(), text.end());
+  return all;
+}
+
+// Every second sequence, from the first or from the second on.
+std::vector<std::int32_t> every_second(const std::vector<std::int32_t>& text, std::int64_t sequence,
+                                       bool odd) {
+  std::vector<std::int32_t> half;
+  const auto length = static_cast<std::ptrdiff_t>(sequence);
+  for (std::ptrdiff_t i = odd ? 1 : 0; (i + 1) * length <= std::ssize(text); i += 2)
+    half.insert(half.end(), text.begin() + i * length, text.begin() + (i + 1) * length);
+  return half;
+}
+
+}  // namespace
+
+ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
+                                 const std::vector<std::string>& calibrate,
+                                 const std::vector<std::string>& held_out, const TextLimits& limits) {
+  const std::int32_t start = tokenizer.bos_id().value_or(tokenizer.start_id().value_or(-1));
+  const Divider divider(start, limits.sequence);
+  std::vector<std::vector<std::int32_t>> texts, judged;
+  for (const std::string& path : calibrate) texts.push_back(tokens_of(tokenizer, path));
+  for (const std::string& path : held_out) judged.push_back(tokens_of(tokenizer, path));
+
+  const auto calibration = divider.take(texts, limits.calibration, false, false);
+  const bool own = judged.empty();
+  std::vector<std::vector<std::int32_t>> chosen = divider.take(
+      texts, own ? 2 * std::max(limits.selection, limits.held_out) : limits.selection, true, false);
+  std::vector<std::vector<std::int32_t>> judging;
+  if (own) {
+    for (auto& text : chosen) {
+      judging.push_back(every_second(text, limits.sequence, true));
+      text = every_second(text, limits.sequence, false);
+    }
+  } else {
+    judging = divider.take(judged, limits.held_out, false, true);
+  }
+  ConversionTexts result{
+      CalibrationText(joined(calibration), limits.sequence),
+      CalibrationText(divide_text(joined(chosen), -1, limits.sequence, kAll, limits.selection, 0).calibration,
+                      limits.sequence),
+      CalibrationText(joined(judging), limits.sequence)};
+  result.own_held_out = own;
+  if (limits.healing > 0) result.healing = joined(divider.take(texts, limits.healing, false, false));
+  const std::int64_t sequences = result.calibration.size() / limits.sequence;
+  if (sequences < kFewestSequences || result.selection.size() == 0 || result.held_out.size() == 0) {
+    const std::int64_t unseen = vocab - std::ssize(result.calibration.distinct());
+    fail(ErrorCode::kUsage,
+         "--calibrate: expected at least {} sequences of {} tokens and text to judge on, found {} and {} "
+         "tokens ({} of the vocabulary's {} tokens never occur)",
+         kFewestSequences, limits.sequence, sequences, result.held_out.size(), unseen, vocab);
+  }
+  std::int64_t first = 0;
+  const std::vector<std::string>& names = own ? calibrate : held_out;
+  for (std::size_t i = 0; i < judging.size(); ++i) {
+    const std::int64_t count = std::ssize(judging[i]);
+    result.parts.push_back({std::filesystem::path(names[i]).filename().string(), first, count});
+    first += count;
+  }
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    result.sources.push_back({{"file", std::filesystem::path(calibrate[i]).filename().string()},
+                              {"tokens", texts[i].size()},
+                              {"calibration_tokens", calibration[i].size()}});
+  Sha256 hash;
+  for (const CalibrationText* text : {&result.calibration, &result.selection, &result.held_out})
+    hash.update(text->tokens().data(), text->tokens().size_bytes());
+  hash.update(result.healing.data(), result.healing.size() * sizeof(std::int32_t));
+  result.digest = to_hex(hash.finish());
+  return result;
+}
+
+}  // namespace stem

@@ -1,0 +1,48 @@
+// The texts of a conversion: what rows are calibrated on, what layers are chosen by, what the result is
+// judged on.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "convert/calibration_text.h"
+#include "io/json.h"
+#include "text/tokenizer.h"
+
+namespace stem {
+
+struct TextLimits {
+  std::int64_t sequence = 512;         ///< T
+  std::int64_t calibration = 131'072;  ///< tokens at most, as are the next two
+  std::int64_t selection = 10'240, held_out = 30'720;
+  std::int64_t healing = 0;
+};
+
+/// Positions [first, first + count) of the held-out text come from one of the user's texts.
+struct TextPart {
+  std::string name;
+  std::int64_t first = 0, count = 0;
+};
+
+struct ConversionTexts {
+  CalibrationText calibration, selection, held_out;
+  /// For healing: sequences of `sequence` tokens with their start tokens, from anywhere but what is set
+  /// aside.
+  std::vector<std::int32_t> healing = {};
+  std::vector<TextPart> parts = {};  ///< of held_out
+  Json sources = Json::array();      ///< for reports: file, tokens read, tokens used
+  std::string digest = {};           ///< of all tokens and the limits: a resumed run must have the same
+  bool own_held_out = false;         ///< the user gave no text to judge on
+};
+
+/// Reads files and folders, tokenises them, cuts them into sequences that begin with the model's start token.
+/// One of eight sequences of `calibrate` is set aside: to choose layers by, and, where `held_out` is empty,
+/// half of them to judge the result on. Texts share the limits equally; what a short one leaves, the others
+/// take. Throws kUsage where there are too few sequences, naming how many tokens of the vocabulary never
+/// occur.
+ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
+                                 const std::vector<std::string>& calibrate,
+                                 const std::vector<std::string>& held_out, const TextLimits& limits);
+
+}  // namespace stem

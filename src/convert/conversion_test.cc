@@ -1,0 +1,207 @@
+#include "convert/conversion.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "convert/damage.h"
+#include "kernels/cpu/cpu.h"
+#include "ops/numeric_check.h"
+
+namespace stem {
+namespace {
+
+constexpr std::int64_t kSequence = 16;
+
+class ConversionTest : public ::testing::Test {
+ protected:
+  ConversionTest() : text(random_text(40)), held_out(random_text(6)), dense(config(), {}) {
+    init_weights(dense, 11);
+    // Larger weights than a training starts from, so that layers matter.
+    for (LayerTensors& t : dense.weights.layers)
+      scale(t.gate_up, 3.0f), scale(t.o, 6.0f), scale(t.down, 4.0f);
+  }
+  static ModelConfig config() {
+    ModelConfig c;
+    c.vocab = 19;
+    c.width = 24;
+    c.layers = 3;
+    c.heads = c.kv_heads = 2;
+    c.head_width = 12;
+    c.ffn = 40;
+    c.max_positions = kSequence;
+    c.variant = FfnVariant::dense;
+    return c;
+  }
+  static void scale(Out m, float factor) {
+    for (std::int64_t r = 0; r < m.rows; ++r) {
+      for (std::int64_t i = 0; i < m.cols; ++i) m.row<float>(r)[i] *= factor;
+    }
+  }
+  // Token 18 never occurs; sequences begin with token 0.
+  CalibrationText random_text(std::int64_t sequences) {
+    std::vector<std::int32_t> tokens;
+    for (std::int64_t n = 0; n < sequences * kSequence; ++n)
+      tokens.push_back(n % kSequence == 0 ? 0 : static_cast<std::int32_t>(1 + rng.at(next++) % 17));
+    return {std::move(tokens), kSequence, 4};
+  }
+  // Converts `layers`, and keeps each layer's whole table [V, F].
+  struct Converted {
+    std::unique_ptr<Conversion> conversion;
+    std::map<std::int64_t, Tensor> rows;
+    double stream_error = 0;
+  };
+  Converted convert(const std::vector<std::int64_t>& layers, const ConversionOptions& options = {}) {
+    Converted c{std::make_unique<Conversion>(ctx, dense, text, layers, options), {}, 0};
+    for (std::int64_t l = 0; l <= layers.back(); ++l) {
+      if (c.conversion->model().config.stem_index(l) < 0) {
+        c.conversion->run_dense(l);
+        continue;
+      }
+      Tensor all(DType::f32, dense.config.vocab, dense.config.ffn);
+      const ConvertedLayer done = c.conversion->convert(l, [&](std::int64_t first, In piece) {
+        for (std::int64_t r = 0; r < piece.rows; ++r)
+          std::memcpy(all.view.row<float>(first + r), piece.row<float>(r),
+                      static_cast<std::size_t>(piece.cols) * sizeof(float));
+      });
+      c.stream_error = done.stream_error;
+      c.rows.emplace(l, std::move(all));
+    }
+    return c;
+  }
+  // The same model with a table: what is saved.
+  Model finished(const Converted& c) {
+    Model model = share_as_stem(dense, c.conversion->model().config.stem_layers);
+    for (const std::int64_t l : model.config.stem_layers)
+      model.weights.layers[static_cast<std::size_t>(l)].down =
+          c.conversion->model().weights.layers[static_cast<std::size_t>(l)].down;
+    model.table = Table::in_memory(model.config.table_shape(), DType::f32);
+    for (const auto& [l, rows] : c.rows) {
+      const std::int64_t s = model.config.stem_index(l), ffn = model.config.ffn;
+      for (std::int64_t t = 0; t < model.config.vocab; ++t)
+        std::memcpy(model.table.writable_records().row<float>(t) + s * ffn, rows.view.row<float>(t),
+                    static_cast<std::size_t>(ffn) * sizeof(float));
+    }
+    return model;
+  }
+  double loss(const Model& model, const CalibrationText& on) {
+    ResidualStream stream(ctx, model, on);
+    for (std::int64_t l = 0; l < model.config.layers; ++l) stream.advance(ctx, model, l);
+    double sum = 0;
+    for (const float value : stream.losses(ctx, model)) sum += static_cast<double>(value);
+    return sum / static_cast<double>(on.size());
+  }
+  double stream_difference(const Model& model) {
+    ResidualStream a(ctx, dense, text), b(ctx, model, text);
+    for (std::int64_t l = 0; l < model.config.layers; ++l) a.advance(ctx, dense, l), b.advance(ctx, model, l);
+    double error = 0, size = 0;
+    for (std::int64_t n = 0; n < text.size(); ++n) {
+      if (n % kSequence == 0) continue;
+      for (std::int64_t d = 0; d < dense.config.width; ++d) {
+        const double x = get(a.all(), n, d), y = get(b.all(), n, d);
+        error += (x - y) * (x - y), size += x * x;
+      }
+    }
+    return error / size;
+  }
+
+  Rng rng{5, 1};
+  std::uint64_t next = 0;
+  Workspace workspace;
+  Context ctx{&cpu_kernels(), &workspace, false};
+  CalibrationText text, held_out;
+  Model dense;
+};
+
+// Without attention the first layer's up-projection sees the token alone: its rows are exact, but for bf16.
+TEST_F(ConversionTest, NothingIsLostWhereUpDependsOnTheTokenAlone) {
+  scale(dense.weights.layers[0].o, 0.0f);
+  ConversionOptions options;
+  options.prior = 0.0;
+  const Converted c = convert({0}, options);
+  EXPECT_LT(c.stream_error, 1e-5);
+  EXPECT_NEAR(loss(finished(c), text), loss(dense, text), 1e-4);
+  const std::vector<LayerDamage> damage = measure_damage(ctx, dense, text, held_out, {}, [](auto&) {});
+  ASSERT_EQ(damage.size(), 3u);
+  EXPECT_NEAR(damage[0].damage, 0.0, 5e-3);  // the prior counts here
+  EXPECT_LT(damage[0].ffn_error, 1e-3);
+  EXPECT_GT(damage[1].ffn_error, 1e-2);
+}
+
+// Layers converted one after another make up for what earlier ones lost; at once they do not.
+TEST_F(ConversionTest, OneAfterAnotherIsCloserThanAtOnce) {
+  const Converted sequential = convert({0, 1, 2});
+  Converted at_once = convert({0});
+  std::map<std::int64_t, Tensor> rows;
+  std::vector<Converted> single;
+  Model model = finished(sequential);
+  for (std::int64_t l = 0; l < 3; ++l) {
+    single.push_back(convert({l}));
+    model.weights.layers[static_cast<std::size_t>(l)].down =
+        single.back().conversion->model().weights.layers[static_cast<std::size_t>(l)].down;
+    for (std::int64_t t = 0; t < model.config.vocab; ++t)
+      std::memcpy(model.table.writable_records().row<float>(t) + l * model.config.ffn,
+                  single.back().rows.at(l).view.row<float>(t),
+                  static_cast<std::size_t>(model.config.ffn) * sizeof(float));
+  }
+  const double once = stream_difference(model), in_turn = stream_difference(finished(sequential));
+  EXPECT_LT(in_turn, 0.95 * once);
+  EXPECT_NEAR(in_turn, sequential.stream_error, 0.5 * in_turn);  // one a ratio of sums, one a mean of ratios
+}
+
+TEST_F(ConversionTest, GoesOnWithTheSameBits) {
+  Converted whole = convert({0, 2});
+  const Model& first = whole.conversion->model();
+  Conversion resumed(ctx, dense, text, {0, 2}, {});
+  Tensor of_text(DType::f32, std::ssize(text.distinct()), dense.config.ffn);
+  for (std::int64_t r = 0; r < of_text.view.rows; ++r)
+    std::memcpy(of_text.view.row<float>(r),
+                whole.rows.at(0).view.row<float>(text.distinct()[static_cast<std::size_t>(r)]),
+                static_cast<std::size_t>(of_text.view.cols) * sizeof(float));
+  resumed.resume(0, of_text, first.weights.layers[0].down);
+  resumed.run_dense(1);
+  Tensor rows(DType::f32, dense.config.vocab, dense.config.ffn);
+  const ConvertedLayer done = resumed.convert(
+      2, [&](std::int64_t, In piece) { std::memcpy(rows.view.data, piece.data, rows.buffer.size()); });
+  EXPECT_EQ(std::memcmp(rows.view.data, whole.rows.at(2).view.data, rows.buffer.size()), 0);
+  EXPECT_EQ(std::memcmp(done.down.view.data, first.weights.layers[2].down.data, done.down.buffer.size()), 0);
+}
+
+TEST_F(ConversionTest, KnownDamageIsKept) {
+  const std::vector<LayerDamage> all = measure_damage(ctx, dense, text, held_out, {}, [](auto&) {});
+  int measured = 0;
+  std::vector<LayerDamage> known{all[0], {1, 9.0, 9.0}};
+  const std::vector<LayerDamage> rest =
+      measure_damage(ctx, dense, text, held_out, known, [&](auto&) { ++measured; });
+  EXPECT_EQ(measured, 1);
+  EXPECT_EQ(rest[1].damage, 9.0);
+  EXPECT_EQ(rest[2].damage, all[2].damage);
+  EXPECT_EQ(least_damaged(rest, 2), (std::vector<std::int64_t>{0, 2}));
+}
+
+TEST(CalibrationTextTest, SequencesBeginWithTheStartTokenAndAreSpreadEvenly) {
+  std::vector<std::int32_t> tokens(90);
+  for (std::int32_t i = 0; i < 90; ++i) tokens[static_cast<std::size_t>(i)] = 100 + i;
+  const DividedText d = divide_text(tokens, 7, 10, 5, 40, 1000);  // ten sequences of 9, two set aside
+  EXPECT_EQ(d.calibration.size(), 40u);
+  EXPECT_EQ(d.held_out.size(), 20u);
+  EXPECT_EQ(d.calibration[0], 7);
+  EXPECT_EQ(d.calibration[1], 100);
+  EXPECT_EQ(d.calibration[11], 100 + 2 * 9);  // every second of eight
+  EXPECT_EQ(d.held_out[1], 100 + 4 * 9);
+  const CalibrationText text(d.calibration, 10, 3);
+  EXPECT_EQ(text.batches(), 2);
+  EXPECT_EQ(text.batch(1).size(), 10);
+  EXPECT_EQ(text.targets()[0], -1);
+  EXPECT_EQ(text.targets()[1], 101);
+  EXPECT_EQ(text.targets()[9], -1);
+  EXPECT_EQ(text.distinct().front(), 7);
+  EXPECT_EQ(text.counts().front(), 4);
+  EXPECT_EQ(text.place(7), 0);
+  EXPECT_EQ(text.place(8), -1);
+  EXPECT_EQ(text.place(1'000'000), -1);
+}
+
+}  // namespace
+}  // namespace stem
