@@ -3,6 +3,7 @@
 #
 #   tools/install_packages.sh           what the build needs
 #   tools/install_packages.sh --test    and what the tests need
+#   tools/install_packages.sh --pip     and pip
 #
 # STEM_SKIP_PACKAGES=1 skips this step: for other systems, or libraries from elsewhere.
 set -euo pipefail
@@ -18,7 +19,8 @@ download="110 MB" disk="430 MB"
 case "${1-}" in
   '') ;;
   --test) wanted="$build_packages $test_packages" optional=$optional_packages download="160 MB" disk="650 MB" ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  --pip) wanted="$build_packages python3 python3-pip" download="130 MB" disk="500 MB" ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 if [ "${STEM_SKIP_PACKAGES-}" = 1 ]; then
@@ -37,6 +39,7 @@ fi
 present() {
   case "$1" in
     ninja-build) command -v ninja ;;
+    python3-pip) python3 -m pip --version ;;
     lib*-dev | nlohmann-json3-dev) dpkg-query -W -f '${Status}\n' "$1" 2>/dev/null | grep -q ' installed$' ;;
     *) command -v "$1" ;;
   esac >/dev/null

@@ -113,7 +113,8 @@ SwapPlan AtlasDemo::plan(const std::string& slot, const std::vector<std::string>
   request.donors = donors;
   request.rule = rule;
   request.exchange = exchange;
-  return plan_swap(opened_.model().table, opened_.tokenizer(), opened_.model().config.stem_layers, request);
+  return plan_swap(opened_.loaded.swap_source(), opened_.tokenizer(), opened_.model().config.stem_layers,
+                   request);
 }
 
 Overlay AtlasDemo::overlay_of(const SwapPlan& plan) const {

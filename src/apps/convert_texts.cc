@@ -79,16 +79,50 @@ std::vector<std::int32_t> every_second(const std::vector<std::int32_t>& text, st
   return half;
 }
 
+std::vector<std::vector<std::int32_t>> read_all(const Tokenizer& tokenizer,
+                                                const std::vector<std::string>& paths) {
+  std::vector<std::vector<std::int32_t>> texts;
+  for (const std::string& path : paths) texts.push_back(tokens_of(tokenizer, path));
+  return texts;
+}
+
+std::int32_t start_of(const Tokenizer& tokenizer) {
+  return tokenizer.bos_id().value_or(tokenizer.start_id().value_or(-1));
+}
+
+Json sources_of(const std::vector<std::string>& paths, const std::vector<std::vector<std::int32_t>>& texts,
+                const std::vector<std::vector<std::int32_t>>& used) {
+  Json sources = Json::array();
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    sources.push_back({{"file", std::filesystem::path(paths[i]).filename().string()},
+                       {"tokens", texts[i].size()},
+                       {"calibration_tokens", used[i].size()}});
+  return sources;
+}
+
 }  // namespace
+
+CalibrationText calibration_text(const Tokenizer& tokenizer, std::int64_t vocab,
+                                 const std::vector<std::string>& calibrate, std::int64_t sequence,
+                                 std::int64_t tokens, Json& sources) {
+  const auto texts = read_all(tokenizer, calibrate);
+  const auto used = Divider(start_of(tokenizer), sequence).take(texts, tokens, false, true);
+  sources = sources_of(calibrate, texts, used);
+  CalibrationText text(joined(used), sequence);
+  if (text.size() < kFewestSequences * sequence)
+    fail(ErrorCode::kUsage,
+         "--calibrate: expected at least {} sequences of {} tokens, found {} ({} of the vocabulary's {} "
+         "tokens never "
+         "occur)",
+         kFewestSequences, sequence, text.size() / sequence, vocab - std::ssize(text.distinct()), vocab);
+  return text;
+}
 
 ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
                                  const std::vector<std::string>& calibrate,
                                  const std::vector<std::string>& held_out, const TextLimits& limits) {
-  const std::int32_t start = tokenizer.bos_id().value_or(tokenizer.start_id().value_or(-1));
-  const Divider divider(start, limits.sequence);
-  std::vector<std::vector<std::int32_t>> texts, judged;
-  for (const std::string& path : calibrate) texts.push_back(tokens_of(tokenizer, path));
-  for (const std::string& path : held_out) judged.push_back(tokens_of(tokenizer, path));
+  const Divider divider(start_of(tokenizer), limits.sequence);
+  const auto texts = read_all(tokenizer, calibrate), judged = read_all(tokenizer, held_out);
 
   const auto calibration = divider.take(texts, limits.calibration, false, false);
   const bool own = judged.empty();
@@ -125,10 +159,7 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
     result.parts.push_back({std::filesystem::path(names[i]).filename().string(), first, count});
     first += count;
   }
-  for (std::size_t i = 0; i < texts.size(); ++i)
-    result.sources.push_back({{"file", std::filesystem::path(calibrate[i]).filename().string()},
-                              {"tokens", texts[i].size()},
-                              {"calibration_tokens", calibration[i].size()}});
+  result.sources = sources_of(calibrate, texts, calibration);
   Sha256 hash;
   for (const CalibrationText* text : {&result.calibration, &result.selection, &result.held_out})
     hash.update(text->tokens().data(), text->tokens().size_bytes());

@@ -45,4 +45,10 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
                                  const std::vector<std::string>& calibrate,
                                  const std::vector<std::string>& held_out, const TextLimits& limits);
 
+/// Only a text to calibrate on: all sequences of `calibrate`, `tokens` at most. `sources` receives what
+/// ConversionTexts::sources tells.
+CalibrationText calibration_text(const Tokenizer& tokenizer, std::int64_t vocab,
+                                 const std::vector<std::string>& calibrate, std::int64_t sequence,
+                                 std::int64_t tokens, Json& sources);
+
 }  // namespace stem

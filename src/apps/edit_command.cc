@@ -35,7 +35,8 @@ void run_edit(Options o, bool exchange) {
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model);
   const ModelConfig& config = opened.model().config;
-  const SwapPlan plan = plan_swap(opened.model().table, opened.tokenizer(), config.stem_layers, o.request);
+  const SwapPlan plan =
+      plan_swap(opened.loaded.swap_source(), opened.tokenizer(), config.stem_layers, o.request);
   Overlay overlay;
   for (const OverlayRow& row : plan.rows) overlay.put(opened.model().table, row);
 

@@ -166,6 +166,12 @@ Json accuracy_json(const TemplateAccuracy& t) {
 
 void eval_facts(Runtime& runtime, const PatchedModel& opened, const Options& o, Json& result) {
   const FactSuite suite = load_facts(o.facts);
+  if (o.swaps && !opened.model().table.present() && !opened.loaded.reference) {
+    fail(ErrorCode::kUsage, "{}: expected a model whose rows swaps can read, found {}", o.model,
+         opened.model().config.has_table()
+             ? "rows of zeros without reference rows (stem attach-rows --calibrate TEXT makes them)"
+             : "no STEM table");
+  }
   for (const TemplateAccuracy& t : fact_accuracy(text_context(runtime, opened), opened, suite)) {
     if (!o.json)
       fmt::print("{:<22} {:>6.1f} %  of {:>4}  {}{}\n", t.id,

@@ -9,10 +9,12 @@
 namespace stem {
 namespace {
 
-// A name in a prompt: where its token stands. -1 when the name is not exactly one token there.
-std::int64_t find_slot(const std::vector<std::int32_t>& prompt, std::int32_t token) {
-  const auto found = std::find(prompt.begin(), prompt.end(), token);
-  return found == prompt.end() ? -1 : found - prompt.begin();
+// A name in a prompt: where its token stands. Nowhere when the name is not exactly one token there.
+std::vector<std::int64_t> find_slots(const std::vector<std::int32_t>& prompt, std::int32_t token) {
+  std::vector<std::int64_t> places;
+  for (std::size_t i = 0; i < prompt.size(); ++i)
+    if (prompt[i] == token) places.push_back(static_cast<std::int64_t>(i));
+  return places;
 }
 
 std::vector<std::int32_t> answer_tokens(const Tokenizer& tokenizer, const std::string& answer) {
@@ -23,18 +25,25 @@ std::vector<std::int32_t> name_tokens(const Tokenizer& tokenizer, const std::str
   return tokenizer.encode(" " + name, false);
 }
 
-// Countries under their main name whose " Name" is one token, with its record.
+// Countries under their main name, and the tokens of " Name": one for slots, several for some donors.
 struct Entity {
   const FactEntity* fact;
   std::vector<std::int32_t> tokens;
-  std::vector<float> record;  // [S·F] mean over tokens
 };
 
 // A template asked about every entity: prompts, base answers.
 struct Asked {
-  std::vector<ScoreCase> cases;             // one an entity; wanted is its own answer
-  std::vector<std::int64_t> slot;           // position of the name
-  std::vector<const std::string*> answers;  // null: has none
+  std::vector<ScoreCase> cases;                  // one an entity; wanted is its own answer
+  std::vector<std::vector<std::int64_t>> slots;  // positions of the name
+  std::vector<const std::string*> answers;       // null: has none
+
+  bool fits(std::size_t i) const { return answers[i] != nullptr && !slots[i].empty(); }
+  // Entity i's prompt with its name reading another record.
+  ScoreCase swapped(std::size_t i, const float* record, std::vector<std::int32_t> wanted) const {
+    ScoreCase c{cases[i].prompt, {}, std::move(wanted)};
+    for (const std::int64_t place : slots[i]) c.edits.push_back({place, record});
+    return c;
+  }
 };
 
 Asked ask(const LoadedModel& loaded, const FactTemplate& t, const std::vector<Entity>& entities) {
@@ -45,9 +54,9 @@ Asked ask(const LoadedModel& loaded, const FactTemplate& t, const std::vector<En
     if (answer != nullptr) {
       c.prompt = prompt_tokens(loaded, fill_prompt(t, *e.fact));
       c.wanted = answer_tokens(loaded.tokenizer, *answer);
-      asked.slot.push_back(find_slot(c.prompt, e.tokens.front()));
+      asked.slots.push_back(find_slots(c.prompt, e.tokens.front()));
     } else {
-      asked.slot.push_back(-1);
+      asked.slots.emplace_back();
     }
     asked.answers.push_back(answer);
     asked.cases.push_back(std::move(c));
@@ -59,7 +68,7 @@ std::vector<bool> known_to_base(const Context& context, const LoadedModel& loade
   std::vector<ScoreCase> cases;
   std::vector<std::size_t> index;
   for (std::size_t i = 0; i < asked.cases.size(); ++i) {
-    if (asked.answers[i] == nullptr || asked.slot[i] < 0) continue;
+    if (!asked.fits(i)) continue;
     cases.push_back(asked.cases[i]);
     index.push_back(i);
   }
@@ -75,20 +84,21 @@ SwapScore score_template(const Context& context, const LoadedModel& loaded, cons
   const Asked asked = ask(loaded, t, entities);
   const std::vector<bool> known = known_to_base(context, loaded, asked);
   for (std::size_t i = 0; i < entities.size(); ++i) {
-    score.entities += asked.answers[i] != nullptr && asked.slot[i] >= 0;
+    score.entities += asked.fits(i);
     score.base_correct += known[i];
   }
   // A slot at a time keeps memory small; each batch still holds thousands of tokens.
   for (std::size_t slot = 0; slot < entities.size(); ++slot) {
     if (!known[slot]) continue;
     std::vector<ScoreCase> cases;
+    std::vector<std::vector<float>> records;
+    records.reserve(entities.size());
     const std::vector<std::int32_t>& own = asked.cases[slot].wanted;
     for (std::size_t donor = 0; donor < entities.size(); ++donor) {
       if (!known[donor] || *asked.answers[donor] == *asked.answers[slot]) continue;
-      ScoreCase c{asked.cases[slot].prompt,
-                  {{asked.slot[slot], entities[donor].record.data()}},
-                  asked.cases[donor].wanted};
-      cases.push_back(std::move(c));
+      records.push_back(
+          swapped_record(loaded.swap_source(), entities[slot].tokens.front(), entities[donor].tokens));
+      cases.push_back(asked.swapped(slot, records.back().data(), asked.cases[donor].wanted));
     }
     const auto results = score_cases(context, loaded.model, cases);
     for (const ScoreResult& r : results) {
@@ -105,17 +115,17 @@ RuleScore score_rule(const Context& context, const LoadedModel& loaded, const Fa
   RuleScore score{std::string(name_of(rule)), 0, 0, {}};
   const Asked asked = ask(loaded, t, slots);
   const std::vector<bool> known = known_to_base(context, loaded, asked);
-  const Table& table = loaded.model.table;
   for (const Entity& donor : donors) {
     const std::string* wanted = donor.fact->find(t.relation);
     if (wanted == nullptr) continue;
-    const std::vector<float> record = mean_record(table, donors_of_slots(rule, 1, donor.tokens, 0).front());
+    const std::vector<std::int32_t> read = donors_of_slots(rule, 1, donor.tokens, 0).front();
     std::vector<ScoreCase> cases;
+    std::vector<std::vector<float>> records;
+    records.reserve(slots.size());
     for (std::size_t i = 0; i < slots.size(); ++i) {
       if (!known[i] || *asked.answers[i] == *wanted) continue;
-      cases.push_back({asked.cases[i].prompt,
-                       {{asked.slot[i], record.data()}},
-                       answer_tokens(loaded.tokenizer, *wanted)});
+      records.push_back(swapped_record(loaded.swap_source(), slots[i].tokens.front(), read));
+      cases.push_back(asked.swapped(i, records.back().data(), answer_tokens(loaded.tokenizer, *wanted)));
     }
     std::int64_t success = 0;
     for (const ScoreResult& r : score_cases(context, loaded.model, cases)) success += r.exact;
@@ -189,9 +199,8 @@ SwapScores score_swaps(const Context& context, const LoadedModel& loaded, const 
   std::vector<Entity> single, several;
   for (const FactEntity& e : suite.entities) {
     if (e.kind != "country" || !e.same_as.empty()) continue;
-    Entity entity{&e, name_tokens(loaded.tokenizer, e.name), {}};
+    Entity entity{&e, name_tokens(loaded.tokenizer, e.name)};
     if (entity.tokens.size() == 1) {
-      entity.record = mean_record(loaded.model.table, entity.tokens);
       single.push_back(std::move(entity));
     } else if (e.multi_word) {
       several.push_back(std::move(entity));

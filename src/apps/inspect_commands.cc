@@ -26,7 +26,13 @@ void run_where(const WhereOptions& o) {
     fail(ErrorCode::kUsage, "{}: this model has no STEM table (ffn_variant {}): no addresses", o.model,
          name_of(c.variant));
   }
-  const std::filesystem::path path = std::filesystem::path(o.model) / kTableFile;
+  const bool zeros = !opened.model().table.present(), reference = opened.loaded.reference.has_value();
+  if (zeros && !reference)
+    fail(ErrorCode::kUsage,
+         "{}: every row is zero and none is stored: no addresses (stem attach-rows --calibrate TEXT "
+         "writes reference rows)",
+         o.model);
+  const std::filesystem::path path = std::filesystem::path(o.model) / (zeros ? kReferenceFile : kTableFile);
   const Safetensors file = Safetensors::open(path);
   Json result = Json::array();
   for (const std::string& text : o.texts) {
@@ -44,13 +50,16 @@ void run_where(const WhereOptions& o) {
       Json row{{"text", text},           {"token", token},     {"id", id},
                {"file", path.string()},  {"offset", a.offset}, {"bytes", a.bytes},
                {"layers", c.stem_layers}};
+      if (reference) row["reference_occurrences"] = opened.loaded.reference->occurrences[at];
+      if (zeros) row["reference"] = true;
       if (!opened.loaded.stats.frequency.empty()) {
         row["frequency"] = opened.loaded.stats.frequency[at];
         row["updates"] = opened.loaded.stats.updates[at];
       }
       result.push_back(row);
       if (o.json) continue;
-      fmt::print("{}  token id {}\n  record   {} bytes at offset {} of {}\n", in_quotes(token), id,
+      fmt::print("{}  token id {}\n  {} {} bytes at offset {} of {}\n", in_quotes(token), id,
+                 zeros ? "reference record (its own is zero)  " : "record  ",
                  count_text(static_cast<std::int64_t>(a.bytes)),
                  count_text(static_cast<std::int64_t>(a.offset)), path.string());
       const std::uint64_t row_bytes = a.bytes / static_cast<std::uint64_t>(c.stem_layer_count());
@@ -58,6 +67,9 @@ void run_where(const WhereOptions& o) {
         fmt::print("  layer {:<2} row of {} values at offset {}\n", c.stem_layers[s], c.ffn,
                    count_text(static_cast<std::int64_t>(a.offset + s * row_bytes)));
       }
+      if (reference)
+        fmt::print("  occurs {} times in the text that the reference rows are from\n",
+                   count_text(opened.loaded.reference->occurrences[at]));
       if (row.contains("updates"))
         fmt::print("  seen {} times in the training text, updated in {} steps\n",
                    count_text(row["frequency"]), count_text(row["updates"]));
@@ -124,7 +136,8 @@ void run_info(const InfoOptions& o) {
   fmt::print("  FLOPs      {:.2f} M a token ({:.2f} M counting the embedding lookup as a product)\n",
              a.flops_per_token / 1e6, a.flops_per_token_with_lookup / 1e6);
   if (c.has_table() && !opened.model().table.present())
-    fmt::print("  table      none stored: zeros until edited\n");
+    fmt::print("  table      none stored: zeros until edited{}\n",
+               opened.loaded.reference ? "; swaps go by the reference rows" : "");
   else if (c.has_table())
     fmt::print("  table      {} in {} ({} a record)\n", bytes_text(table_bytes),
                opened.model().table.stored() ? name_of(*opened.model().table.stored())

@@ -53,6 +53,7 @@ LoadedModel load_model_directory(const std::filesystem::path& directory, const C
   loaded.model.kv_dtype = options.kv;
   if (loaded.manifest.token_stats)
     loaded.stats = read_stats(directory / *loaded.manifest.token_stats, config.vocab);
+  loaded.reference = open_reference_rows(directory, config);
   if (!loaded.model.served) loaded.model.refresh_compute(context);
   return loaded;
 }
@@ -88,6 +89,11 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
 void copy_tokenizer_config(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (std::filesystem::exists(from / kTokenizerConfigFile))
     write_file_atomic(to / kTokenizerConfigFile, read_file(from / kTokenizerConfigFile));
+}
+
+void copy_reference_rows(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (std::filesystem::exists(from / kReferenceFile))
+    std::filesystem::copy_file(from / kReferenceFile, to / kReferenceFile);
 }
 
 std::filesystem::path run_directory(const std::filesystem::path& model_directory) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "apps/runtime.h"
+#include "edit/surgery.h"
 #include "model/model_files.h"
 #include "secure/manifest.h"
 #include "text/tokenizer.h"
@@ -32,6 +33,9 @@ struct LoadedModel {
   Tokenizer tokenizer;
   Model model;
   TokenStats stats;  ///< empty when the directory has none
+  std::optional<ReferenceRows> reference = {};
+
+  SwapSource swap_source() const { return {model.table, reference ? &*reference : nullptr}; }
 };
 
 struct LoadOptions {
@@ -61,6 +65,8 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
 
 /// Copies tokenizer_config.json (chat template, bos and eos) where `from` has one.
 void copy_tokenizer_config(const std::filesystem::path& from, const std::filesystem::path& to);
+/// Copies the reference rows where `from` has some: for a model that computes the same.
+void copy_reference_rows(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Where a run keeps what is not the model itself: "out/atlas" -> "out/atlas.run".
 std::filesystem::path run_directory(const std::filesystem::path& model_directory);

@@ -71,7 +71,10 @@ void run_quantize(const Options& o) {
     save.choose = [&](const std::string&, TensorKind kind) {
       return std::optional(kind == TensorKind::embedding ? head : weights);
     };
-    save.more = [&](const fs::path& staged) { copy_tokenizer_config(o.model, staged); };
+    save.more = [&](const fs::path& staged) {
+      copy_tokenizer_config(o.model, staged);
+      copy_reference_rows(o.model, staged);
+    };
     const Table& table = loaded.model.table;
     if (table.present()) {
       save.table_dtype = table.dtype();

@@ -22,6 +22,7 @@ class CalibrationText {
   std::span<const std::int32_t> distinct() const { return distinct_; }  ///< [R] ids that occur, ascending
   /// Place of a token of the text among the distinct ones; −1 for others. [largest id + 1]
   std::int64_t place(std::int32_t token) const;
+  bool begins_sequences(std::int32_t token) const { return size() > 0 && token == tokens_.front(); }
   std::span<const std::int64_t> counts() const { return counts_; }  ///< [R] occurrences of each
 
   std::int64_t batches() const { return (size() + batch_size() - 1) / batch_size(); }

@@ -109,16 +109,12 @@ void Conversion::refit(std::int64_t layer, In rows) {
   std::vector<float> weight(static_cast<std::size_t>(text_.size()));
   double mean = 0;
   for (std::int64_t n = 0; n < text_.size(); ++n) {
-    const double square = n % text_.sequence() == 0 ? 0.0 : mean_square(target_, n);
+    const double square = mean_square(target_, n);
     weight[static_cast<std::size_t>(n)] = static_cast<float>(square);
-    mean += square / static_cast<double>(text_.size());
+    if (n % text_.sequence() != 0) mean += square / static_cast<double>(text_.size());
   }
-  for (std::int64_t n = 0; n < text_.size(); ++n) {
-    float& w = weight[static_cast<std::size_t>(n)];
-    w = n % text_.sequence() == 0
-            ? 0.0f
-            : static_cast<float>(1.0 / std::sqrt(static_cast<double>(w) + kSmallestTarget * mean + 1e-30));
-  }
+  for (float& w : weight)
+    w = static_cast<float>(1.0 / std::sqrt(static_cast<double>(w) + kSmallestTarget * mean + 1e-30));
   const Tensor squares(DType::f32, ffn, ffn), products(DType::f32, ffn, width);
   {
     const ResidualStream::Pass pass(ctx_, student_, *student_stream_);

@@ -30,8 +30,9 @@ struct ConvertedLayer {
 /// Runs a text through the dense model and through what it has become so far. At each layer to convert, the
 /// rows are solved so that the gated product of the *converted* model's gate comes closest to the dense
 /// model's, U[t] = Σ s·z / Σ s²; then W_d is refitted by ridge least squares to what the dense FFN adds,
-/// positions weighted so that relative errors count, start tokens left out.
-/// In memory: two streams of 4·N·D bytes, one layer's sums and rows of the text's tokens.
+/// positions weighted so that relative errors count: a start token's, whose state can be a thousand times as
+/// large as any other, no more than theirs. In memory: two streams of 4·N·D bytes, one layer's sums and rows
+/// of the text's tokens.
 class Conversion {
  public:
   /// `dense` and `text` must outlive it.

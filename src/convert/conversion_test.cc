@@ -150,6 +150,27 @@ TEST_F(ConversionTest, OneAfterAnotherIsCloserThanAtOnce) {
   EXPECT_NEAR(in_turn, sequential.stream_error, 0.5 * in_turn);  // one a ratio of sums, one a mean of ratios
 }
 
+// The state of a sequence's first token can be a thousand times as large as any other, and every position
+// attends to it: neither its row nor the refit of W_d may disturb it.
+TEST_F(ConversionTest, StartTokensKeepTheirState) {
+  const Model model = finished(convert({0, 1, 2}));
+  ResidualStream a(ctx, dense, text), b(ctx, model, text);
+  for (std::int64_t l = 0; l < 3; ++l) a.advance(ctx, dense, l), b.advance(ctx, model, l);
+  double of_starts = 0, of_others = 0;
+  for (std::int64_t n = 0; n < text.size(); ++n) {
+    double error = 0, size = 0;
+    for (std::int64_t d = 0; d < dense.config.width; ++d) {
+      const double x = get(a.all(), n, d), y = get(b.all(), n, d);
+      error += (x - y) * (x - y), size += x * x;
+    }
+    if (n % kSequence == 0)
+      of_starts += error / size / 40;
+    else
+      of_others += error / size / (40 * (kSequence - 1));
+  }
+  EXPECT_LT(of_starts, 0.01 * of_others);
+}
+
 TEST_F(ConversionTest, GoesOnWithTheSameBits) {
   Converted whole = convert({0, 2});
   const Model& first = whole.conversion->model();

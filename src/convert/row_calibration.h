@@ -29,6 +29,28 @@ class TokenFeatures {
   Tensor of_text_, equations_;
 };
 
+/// The mean of what a layer's FFN reads, x̂, over a token's occurrences. Memory: 4·R·D bytes.
+class NormedMeans {
+ public:
+  /// Both must outlive it.
+  NormedMeans(const CalibrationText& text, const TokenFeatures& features, std::int64_t width);
+
+  /// Adds positions of the text: normed [N, D] narrow.
+  void add(const Context& context, std::span<const std::int32_t> tokens, In normed);
+  /// Fits the ridge map from a token's features to its mean.
+  void fit(const Context& context);
+  /// means [n, D] f32 of any tokens. The ridge map counts as `prior` occurrences, and alone for tokens that
+  /// never occur.
+  void means(const Context& context, std::span<const std::int32_t> tokens, double prior, Out means) const;
+  In map() const { return map_; }  ///< the ridge map [D + 1, D]
+
+ private:
+  const CalibrationText& text_;
+  const TokenFeatures& features_;
+  Tensor sums_;  // [R, D]
+  Tensor map_;
+};
+
 /// What one layer's rows are solved from, and the rows of any tokens. Memory: 4·R·(2F + D) bytes.
 class RowCalibration {
  public:
@@ -41,22 +63,21 @@ class RowCalibration {
   void add(const Context& context, std::span<const std::int32_t> tokens, In normed, In gate, In z);
 
   /// Fits the ridge map: the mean of `normed` over a token's occurrences from its features, then through
-  /// w_up [F, D] f32. `prior` occurrences' worth of it go into every row.
+  /// w_up [F, D] f32. `prior` occurrences' worth of it go into every row but that of the token that begins
+  /// sequences.
   void fit(const Context& context, In w_up, double prior = 4.0);
   /// u [n, F] f32: rows of these tokens, rounded to bf16, as they will be stored.
   void rows(const Context& context, std::span<const std::int32_t> tokens, Out u) const;
 
   const RowSums& sums() const { return sums_; }
-  /// Σ of `normed` over the occurrences of each distinct token [R, D] f32.
-  In normed_sums() const { return normed_; }
 
  private:
   const CalibrationText& text_;
   const TokenFeatures& features_;
   RowSums sums_;
-  Tensor normed_;
+  NormedMeans normed_;
   Tensor map_;  // [F, D + 1]
-  std::vector<float> prior_weight_;
+  std::vector<float> prior_weight_, no_weight_;
 };
 
 }  // namespace stem

@@ -57,12 +57,12 @@ std::vector<std::int32_t> tokens_of(const Tokenizer& tokenizer, std::string_view
   return ids;
 }
 
-void append_rows(const Table& table, const std::vector<std::int32_t>& slots,
+void append_rows(const SwapSource& source, const std::vector<std::int32_t>& slots,
                  const std::vector<std::vector<std::int32_t>>& donors, std::span<const std::int64_t> chosen,
                  std::vector<OverlayRow>& rows) {
-  const std::int64_t f = table.shape().width;
+  const std::int64_t f = source.table.shape().width;
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    const std::vector<float> record = mean_record(table, donors[i]);
+    const std::vector<float> record = swapped_record(source, slots[i], donors[i]);
     for (const std::int64_t s : chosen) {
       OverlayRow row;
       row.token = slots[i];
@@ -76,7 +76,7 @@ void append_rows(const Table& table, const std::vector<std::int32_t>& slots,
 
 // Adds rows for every spelling of `name`, each reading `donors`; returns the tokens of those covered, the
 // main one first.
-std::vector<std::vector<std::int32_t>> cover_spellings(const Table& table, const Tokenizer& tokenizer,
+std::vector<std::vector<std::int32_t>> cover_spellings(const SwapSource& source, const Tokenizer& tokenizer,
                                                        const SwapRequest& request, const std::string& name,
                                                        const std::vector<std::int32_t>& donors,
                                                        std::span<const std::int64_t> chosen, SwapPlan& plan) {
@@ -98,7 +98,7 @@ std::vector<std::vector<std::int32_t>> cover_spellings(const Table& table, const
       fail(ErrorCode::kUsage, "--donor: expected another token than the slot's, found \"{}\" for both", name);
     }
     if (std::find(covered.begin(), covered.end(), slots) != covered.end()) continue;
-    append_rows(table, slots, donors_of_slots(request.rule, slots.size(), donors, pad), chosen, plan.rows);
+    append_rows(source, slots, donors_of_slots(request.rule, slots.size(), donors, pad), chosen, plan.rows);
     plan.spellings.push_back(spelling);
     covered.push_back(std::move(slots));
   }
@@ -167,6 +167,8 @@ std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_
   return plan;
 }
 
+namespace {
+
 std::vector<float> mean_record(const Table& table, std::span<const std::int32_t> donors) {
   const TableShape& shape = table.shape();
   std::vector<float> mean(static_cast<std::size_t>(shape.record()), 0.0f),
@@ -184,6 +186,31 @@ std::vector<float> mean_record(const Table& table, std::span<const std::int32_t>
   return mean;
 }
 
+// A swap between words that the reference text hardly has stands on guesses.
+void note_guesses(const ReferenceRows& reference, const Tokenizer& tokenizer, SwapPlan& plan) {
+  std::set<std::int32_t> tokens(plan.donor_tokens.begin(), plan.donor_tokens.end());
+  tokens.insert(plan.slot_tokens.front().begin(), plan.slot_tokens.front().end());
+  for (const std::int32_t token : tokens) {
+    if (reference.occurrences[static_cast<std::size_t>(token)] == 0)
+      plan.notes.push_back(
+          fmt::format("\"{}\" never occurs in the text that the reference rows are from: its row is a "
+                      "guess from its embedding",
+                      tokenizer.token_bytes(token)));
+  }
+}
+
+}  // namespace
+
+std::vector<float> swapped_record(const SwapSource& source, std::int32_t slot,
+                                  std::span<const std::int32_t> donors) {
+  if (source.reference == nullptr) return mean_record(source.table, donors);
+  const std::vector<float> own = mean_record(source.reference->means, {&slot, 1}),
+                           other = mean_record(source.reference->means, donors);
+  std::vector<float> record = mean_record(source.table, {&slot, 1});
+  for (std::size_t i = 0; i < record.size(); ++i) record[i] += other[i] - own[i];
+  return record;
+}
+
 std::vector<std::string> spellings_of(std::string_view name) {
   if (name.starts_with(' ')) return {std::string(name)};
   std::string lower(name), upper(name);
@@ -198,9 +225,15 @@ std::vector<std::string> spellings_of(std::string_view name) {
   return all;
 }
 
-SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<const std::int64_t> stem_layers,
-                   const SwapRequest& request) {
-  if (!table.present()) fail(ErrorCode::kUsage, "this model has no STEM table: there are no rows to swap");
+SwapPlan plan_swap(const SwapSource& source, const Tokenizer& tokenizer,
+                   std::span<const std::int64_t> stem_layers, const SwapRequest& request) {
+  if (stem_layers.empty()) fail(ErrorCode::kUsage, "this model has no STEM table: there are no rows to swap");
+  if (!source.table.present() && source.reference == nullptr) {
+    fail(ErrorCode::kUsage,
+         "every row of this model is zero, and it has no reference rows: a swap would change nothing (stem "
+         "attach-rows "
+         "MODEL --calibrate TEXT makes them)");
+  }
   if (request.slot.empty()) fail(ErrorCode::kUsage, "--slot: expected a name, found an empty text");
   if (request.donors.empty()) fail(ErrorCode::kUsage, "--donor: expected at least one name");
   std::vector<std::int64_t> chosen;
@@ -223,13 +256,14 @@ SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<con
 
   SwapPlan plan;
   plan.donor_tokens = donors;
-  plan.slot_tokens = cover_spellings(table, tokenizer, request, request.slot, donors, chosen, plan);
+  plan.slot_tokens = cover_spellings(source, tokenizer, request, request.slot, donors, chosen, plan);
   const std::vector<std::int32_t> slots = plan.slot_tokens.front();
   if (request.exchange) {
     if (request.donors.size() > 1)
       fail(ErrorCode::kUsage, "exchange: expected one --donor, found {}", request.donors.size());
-    cover_spellings(table, tokenizer, request, request.donors.front(), slots, chosen, plan);
+    cover_spellings(source, tokenizer, request, request.donors.front(), slots, chosen, plan);
   }
+  if (source.reference != nullptr) note_guesses(*source.reference, tokenizer, plan);
   const std::vector<std::int32_t>& primary = plan.slot_tokens.front();
   if (primary.size() > 1) {
     plan.notes.push_back(

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "edit/reference_rows.h"
 #include "tables/overlay.h"
-#include "tables/table.h"
 #include "text/tokenizer.h"
 
 namespace stem {
@@ -34,8 +34,17 @@ std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_
                                                        std::span<const std::int32_t> donors,
                                                        std::int32_t pad);
 
-/// Mean of the donors' records: [S·F] f32.
-std::vector<float> mean_record(const Table& table, std::span<const std::int32_t> donors);
+/// The rows that a swap reads: a model's, and where they are added to an up-projection, what that gives on
+/// average.
+struct SwapSource {
+  const Table& table;                        ///< U
+  const ReferenceRows* reference = nullptr;  ///< ū
+};
+
+/// What `slot` reads in place of its own record so that it stands for the donors, [S·F] f32: the mean of
+/// their records; with reference rows U[slot] + mean ū[donors] − ū[slot].
+std::vector<float> swapped_record(const SwapSource& source, std::int32_t slot,
+                                  std::span<const std::int32_t> donors);
 
 struct SwapRequest {
   std::string
@@ -59,10 +68,10 @@ struct SwapPlan {
 };
 
 /// Throws kNotFound for a name that is no token (naming the pieces and the nearest known name), kUsage for
-/// slot = donor, a rule that does not fit or an empty layer range. `stem_layers` are the model's STEM layers,
-/// by layer number.
-SwapPlan plan_swap(const Table& table, const Tokenizer& tokenizer, std::span<const std::int64_t> stem_layers,
-                   const SwapRequest& request);
+/// slot = donor, a rule that does not fit, an empty layer range, or a model whose rows say nothing.
+/// `stem_layers` are the model's STEM layers, by layer number.
+SwapPlan plan_swap(const SwapSource& source, const Tokenizer& tokenizer,
+                   std::span<const std::int64_t> stem_layers, const SwapRequest& request);
 
 /// Spellings of a name that a text may use: " Spain", "Spain", " spain", "spain", " SPAIN", "SPAIN"; an exact
 /// text (leading space) stands for itself.

@@ -95,7 +95,7 @@ class Swap : public ::testing::Test {
         table.writable_records().row<float>(t)[i] = static_cast<float>(10 * t + i / 4);
     }
   }
-  SwapPlan plan(const SwapRequest& request) const { return plan_swap(table, *tokenizer, layers, request); }
+  SwapPlan plan(const SwapRequest& request) const { return plan_swap({table}, *tokenizer, layers, request); }
   std::int32_t id(const std::string& text) const { return tokenizer->token_id(text).value(); }
   static SwapRequest request(const std::string& slot, const Words& donors) {
     SwapRequest r;
@@ -198,7 +198,7 @@ TEST_F(Swap, RefusesWhatCannotBeDone) {
               plan(request("Spain", {"Germany", ""}));
             }),
             "--donor: expected a name, found an empty text");
-  EXPECT_EQ(message([&] { plan_swap(Table(), *tokenizer, {}, request("Spain", {"Germany"})); }),
+  EXPECT_EQ(message([&] { plan_swap({Table()}, *tokenizer, {}, request("Spain", {"Germany"})); }),
             "this model has no STEM table: there are no rows to swap");
 }
 
