@@ -1,11 +1,14 @@
 // stem convert: a dense model becomes a STEM model.
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <tuple>
 
 #include "apps/commands.h"
+#include "apps/convert_compare.h"
 #include "apps/convert_run.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
+#include "apps/suite_eval.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "io/file.h"
@@ -18,6 +21,8 @@ namespace {
 
 struct Options {
   ConvertSettings settings;
+  CompareOptions compare;
+  std::vector<std::string> suites;
   std::string model, out, teacher, report;
   bool replace = false, json = false;
 };
@@ -48,6 +53,29 @@ void print_result(const Json& r) {
   for (const Json& l : objects_of(r, "by_frequency")) line(l);
 }
 
+void print_comparison(const Json& r) {
+  const auto line = [](std::string_view name, double before, double after, std::string_view note) {
+    fmt::print("  {:<44} {:>10.1f} {:>10.1f}  {}\n", shortened(std::string(name), 44), before, after, note);
+  };
+  fmt::print("  {:<44} {:>10} {:>10}\n", "", "before", "after");
+  if (const Json* speed = object_of(r, "speed")) {
+    const Json &dense = (*speed)["dense"], &made = (*speed)["converted"];
+    for (const auto& [key, name, scale] : {std::tuple{"prefill_tokens_per_s", "prompt, tokens/s", 1.0},
+                                           {"decode_tokens_per_s", "answer, tokens/s", 1.0},
+                                           {"weight_bytes", "weights in memory, MB", 1e-6},
+                                           {"table_bytes", "table, MB", 1e-6}})
+      line(name, scale * number_of(dense, key), scale * number_of(made, key), "");
+  }
+  for (const Json& s : objects_of(r, "suites"))
+    line(
+        fmt::format("{}, {}, {} items", string_of(s, "name"), string_of(s, "metric"), count_text(s["items"])),
+        100 * number_of(s, "dense"), 100 * number_of(s, "converted"),
+        fmt::format("%, ± {:.1f}", 100 * number_of(s, "standard_error")));
+  for (const Json& f : objects_of(r, "facts"))
+    line(string_of(f, "text"), number_of(f, "dense"), number_of(f, "converted"),
+         fmt::format("right of {}", count_text(f["cases"])));
+}
+
 void run_convert(Options& o) {
   o.settings.model = o.model;
   o.settings.out = o.out;
@@ -56,10 +84,14 @@ void run_convert(Options& o) {
   if (!o.teacher.empty() && o.settings.heal.tokens == 0)
     fail(ErrorCode::kUsage, "--teacher: expected --heal TOKENS beside it");
   if (!o.replace) require_new_model(o.out);
+  o.compare.suites = named_suite_files(o.suites);
+  o.compare.quiet = o.json;
+  check_compare_files(o.compare);
   const auto start = std::chrono::steady_clock::now();
   Runtime runtime;
   Json result = convert_model(runtime, o.settings);
   result["seconds"] = seconds_since(start);
+  result.update(compare_models(runtime, o.model, o.out, o.compare));
   const std::filesystem::path report =
       o.report.empty() ? run_directory(o.out) / "conversion.html" : std::filesystem::path(o.report);
   write_file_atomic(report, conversion_report(result));
@@ -68,6 +100,7 @@ void run_convert(Options& o) {
     return;
   }
   print_result(result);
+  print_comparison(result);
   fmt::print("as a page: {}\n", report.string());
   fmt::print("{}, at most {} of memory\n", duration_text(number_of(result, "seconds")),
              bytes_text(number_of(result, "peak_resident_bytes")));
@@ -130,6 +163,10 @@ void add_convert_command(CLI::App& app) {
   command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
       ->check(CLI::Range(0.0, 10.0))
       ->capture_default_str();
+  command->add_option("--suite", o->suites, "NAME=FILE: benchmark to score before and after; may be repeated")
+      ->allow_extra_args(false);
+  command->add_option("--facts", o->compare.facts,
+                      "fact suite to ask before and after, for example data/capitals.json");
   command->add_option("--report", o->report, "HTML page to write (default: conversion.html in OUT.run)");
   command->add_flag("--replace", o->replace, "in place of a model of this name");
   command->add_flag("--json", o->json, "figures as JSON, no progress");

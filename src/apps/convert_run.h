@@ -19,7 +19,7 @@ struct ConvertSettings {
   std::string layers = "best:10";  ///< best:N, third, half, full, or a list
   std::vector<std::string> calibrate, held_out;
   TextLimits limits;
-  std::int64_t damage_tokens = 65'536;  ///< of the calibration text, at most, to choose layers by
+  std::int64_t damage_tokens = 32'768;  ///< of the calibration text, at most, to choose layers by
   ConversionOptions options;
   HealSettings heal;
   std::filesystem::path teacher;  ///< of the healing; empty: the model itself

@@ -15,7 +15,7 @@ namespace stem {
 struct TextLimits {
   std::int64_t sequence = 512;         ///< T
   std::int64_t calibration = 131'072;  ///< tokens at most, as are the next two
-  std::int64_t selection = 10'240, held_out = 30'720;
+  std::int64_t selection = 5'120, held_out = 30'720;
   std::int64_t healing = 0;
 };
 

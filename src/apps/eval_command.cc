@@ -84,18 +84,9 @@ std::string with_line_breaks(std::string text) {
 std::vector<NamedSuite> load_suites(const Options& o) {
   const NamedValues forms("--form", o.forms), templates("--template", o.templates),
       shots("--shots", o.shots, true), shots_from("--shots-from", o.shots_from);
-  std::vector<std::pair<std::string, std::string>> asked;
+  const auto asked = named_suite_files(o.suites);
   std::vector<std::string> names;
-  for (const std::string& text : o.suites) {
-    const std::size_t mark = text.find('=');
-    if (mark == std::string::npos || mark == 0 || mark + 1 == text.size())
-      fail(ErrorCode::kUsage, "--suite: expected NAME=FILE, found {}", shown(Json(text)));
-    const std::string name = text.substr(0, mark);
-    if (std::find(names.begin(), names.end(), name) != names.end())
-      fail(ErrorCode::kUsage, "--suite: expected each name once, found {} twice", shown(Json(name)));
-    names.push_back(name);
-    asked.emplace_back(name, text.substr(mark + 1));
-  }
+  for (const auto& [name, path] : asked) names.push_back(name);
   for (const NamedValues* values : {&forms, &templates, &shots, &shots_from}) values->check_names(names);
   std::vector<NamedSuite> suites;
   for (const auto& [name, path] : asked) {

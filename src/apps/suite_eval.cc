@@ -237,6 +237,20 @@ std::string rows(const SuiteFigures& f, const std::string& first, std::size_t wi
 
 }  // namespace
 
+std::vector<std::pair<std::string, std::string>> named_suite_files(const std::vector<std::string>& texts) {
+  std::vector<std::pair<std::string, std::string>> named;
+  for (const std::string& text : texts) {
+    const std::size_t mark = text.find('=');
+    if (mark == std::string::npos || mark == 0 || mark + 1 == text.size())
+      fail(ErrorCode::kUsage, "--suite: expected NAME=FILE, found {}", shown(Json(text)));
+    const std::string name = text.substr(0, mark);
+    if (std::any_of(named.begin(), named.end(), [&](const auto& other) { return other.first == name; }))
+      fail(ErrorCode::kUsage, "--suite: expected each name once, found {} twice", shown(Json(name)));
+    named.emplace_back(name, text.substr(mark + 1));
+  }
+  return named;
+}
+
 SuiteResult evaluate_suite(const Context& inference, const PatchedModel& opened, const std::string& name,
                            const Suite& suite, const SuiteEvalOptions& options) {
   require(inference.inference, "suites are scored by the batch-invariant kernels");

@@ -12,6 +12,9 @@
 
 namespace stem {
 
+/// "NAME=FILE" of an option --suite, each name once. Throws kUsage.
+std::vector<std::pair<std::string, std::string>> named_suite_files(const std::vector<std::string>& texts);
+
 struct SuiteMetric {
   std::string name;
   Estimate estimate;

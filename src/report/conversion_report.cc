@@ -90,8 +90,58 @@ void write_cost(Page& page, const Json& r) {
   for (const auto& [key, name] : lines)
     rows.push_back({html("{}", name), html("{}", scaled(number_of(*dense, key))),
                     html("{}", scaled(number_of(*made, key)))});
-  page.section("cost", "Size and work");
+  if (const Json* const speed = object_of(r, "speed")) {
+    const Json *const before = object_of(*speed, "dense"), *const after = object_of(*speed, "converted");
+    const std::pair<const char*, const char*> measured[] = {{"prefill_tokens_per_s", "prompt, tokens/s"},
+                                                            {"decode_tokens_per_s", "answer, tokens/s"}};
+    const std::pair<const char*, const char*> sizes[] = {
+        {"weight_bytes", "weights in memory"},
+        {"table_bytes", "table, in memory or on disk"},
+        {"bytes_per_token", "read for a token of the answer"}};
+    if (before != nullptr && after != nullptr) {
+      for (const auto& [key, name] : measured)
+        rows.push_back({html("{}", name), html("{}", fixed(number_of(*before, key), 1)),
+                        html("{}", fixed(number_of(*after, key), 1))});
+      for (const auto& [key, name] : sizes)
+        rows.push_back({html("{}", name), html("{}", byte_size(number_of(*before, key))),
+                        html("{}", byte_size(number_of(*after, key)))});
+    }
+  }
+  page.section("cost", "Size, work and speed");
   page.table({{""}, {"before", true}, {"after", true}}, rows);
+}
+
+void write_suites(Page& page, const Json& r) {
+  std::vector<std::vector<Html>> suites, facts;
+  for (const Json& s : objects_of(r, "suites")) {
+    const double before = number_of(s, "dense"), after = number_of(s, "converted");
+    suites.push_back({html("{}", string_of(s, "name")), html("{}", string_of(s, "metric")),
+                      html("{}", grouped(number_of(s, "items"))), html("{}", fixed(before, 3)),
+                      html("{}", fixed(after, 3)), html("{}", fixed(after - before, 3)),
+                      html("{}", fixed(number_of(s, "standard_error"), 3))});
+  }
+  if (!suites.empty()) {
+    page.section("suites", "Benchmarks");
+    page.table({{"suite"},
+                {"metric"},
+                {"items", true},
+                {"before", true},
+                {"after", true},
+                {"change", true},
+                {"± standard error", true}},
+               suites);
+  }
+  for (const Json& f : objects_of(r, "facts")) {
+    const double before = number_of(f, "dense"), after = number_of(f, "converted");
+    facts.push_back({html("{}", string_of(f, "text")), html("{}", grouped(number_of(f, "cases"))),
+                     html("{}", grouped(before)), html("{}", grouped(after)),
+                     html("{}", before > 0 ? percent(after / before) : std::string("–"))});
+  }
+  if (facts.empty()) return;
+  page.section("facts", "What it still knows");
+  page.table({{"prompt"}, {"asked", true}, {"right before", true}, {"right after", true}, {"kept", true}},
+             facts);
+  page.paragraph(html("An answer is right when greedy decoding gives all of it."));
 }
 
 void write_texts(Page& page, const Json& r) {
@@ -120,6 +170,7 @@ std::string conversion_report(const Json& r) {
                "times seen",
                html("Predictions made at a token, by its occurrences in the calibration text. Rows of tokens "
                     "never seen come from a linear map of their embedding."));
+  write_suites(page, r);
   write_layers(page, r);
   write_cost(page, r);
   write_texts(page, r);

@@ -31,6 +31,18 @@ Json sample() {
          {"seconds", 71}};
   r["cost"]["dense"] = {{"dense_parameters", 1000000}, {"flops_per_token", 2e6}};
   r["cost"]["converted"] = {{"dense_parameters", 900000}, {"flops_per_token", 1.8e6}};
+  r["speed"]["dense"] = {
+      {"prefill_tokens_per_s", 1000.0}, {"decode_tokens_per_s", 50.0}, {"weight_bytes", 5e8}};
+  r["speed"]["converted"] = {
+      {"prefill_tokens_per_s", 1200.0}, {"decode_tokens_per_s", 54.5}, {"weight_bytes", 4e8}};
+  r["suites"] = {{{"name", "arc<easy>"},
+                  {"metric", "acc"},
+                  {"items", 600},
+                  {"dense", 0.5},
+                  {"converted", 0.47},
+                  {"standard_error", 0.02}}};
+  r["facts"] = {
+      {{"id", "is"}, {"text", "The capital of {X} is"}, {"cases", 32}, {"dense", 20}, {"converted", 15}}};
   return r;
 }
 
@@ -39,7 +51,8 @@ TEST(ConversionReport, ShowsWhatItCostAndIsSound) {
   EXPECT_EQ(markup_fault(page), "");
   EXPECT_EQ(outside_reference(page), "");
   for (const char* part : {"1.250", "a&amp;b.txt", "out/&lt;rows&gt;", "layer 0, converted", "0.1250",
-                           "2.000", "100 of the vocabulary", "1 min 11 s"})
+                           "2.000", "100 of the vocabulary", "1 min 11 s", "54.5", "500\u00A0MB",
+                           "arc&lt;easy&gt;", "\u22120.030", "75.0", "The capital of {X} is"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
   EXPECT_EQ(page.find("layer 1, converted"), std::string::npos);
 }
