@@ -7,6 +7,7 @@
 #include "data/token_shard.h"
 #include "io/digest.h"
 #include "io/file.h"
+#include "secure/manifest.h"
 
 namespace stem {
 namespace {
@@ -59,6 +60,26 @@ std::string frozen(const ModelConfig& c) {
 }
 
 }  // namespace
+
+void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t sequence) {
+  const auto config_of = [](const fs::path& directory) {
+    const std::string path = (directory / kConfigFile).string();
+    return config_from_json(parse_json(read_file(path, 1 << 20), path), path);
+  };
+  const ModelConfig of_model = config_of(model), c = config_of(teacher);
+  const std::string file = (teacher / kConfigFile).string();
+  if (c.vocab != of_model.vocab)
+    fail(ErrorCode::kMismatch, "--teacher: {}: vocab_size: expected {} ({}'s), found {}", file,
+         of_model.vocab, model.string(), c.vocab);
+  if (c.max_positions < sequence)
+    fail(ErrorCode::kMismatch,
+         "--teacher: {}: max_position_embeddings: expected at least {} (--sequence), found {}", file,
+         sequence, c.max_positions);
+  if (read_manifest(teacher).tokenizer != read_manifest(model).tokenizer)
+    fail(ErrorCode::kMismatch,
+         "--teacher: {}: expected the tokenizer of {}, found another: its ids stand for other text",
+         (teacher / kTokenizerFile).string(), model.string());
+}
 
 void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, const fs::path& out,
           std::span<const std::int32_t> text, std::int64_t sequence, double row_rms, const HealSettings& heal,

@@ -15,6 +15,11 @@ struct HealSettings {
   double row_lr = 0.03;     ///< of the rows, in root mean squares of the table
 };
 
+/// Throws kMismatch unless `teacher` has the model's vocabulary and tokenizer, and a context of `sequence`
+/// tokens.
+void check_teacher(const std::filesystem::path& model, const std::filesystem::path& teacher,
+                   std::int64_t sequence);
+
 /// Distils the model `converted` from `teacher` by the one trainer: KL(teacher ‖ model) over `text`, whole
 /// sequences of T tokens with their start tokens, each read as two. Only the rows, W_g and W_d of the
 /// converted layers learn. The healed model comes to `out`, its run (metrics, checkpoints) beside it; a run

@@ -473,6 +473,8 @@ class ConvertRun {
 Json convert_model(Runtime& runtime, const ConvertSettings& settings) {
   const ModelConfig config = dense_config(settings.model);
   listed_layers(settings.layers, config);  // faults come before the work
+  if (!settings.teacher.empty())
+    check_teacher(settings.model, settings.teacher, std::min(settings.limits.sequence, config.max_positions));
   return ConvertRun(runtime, settings, config).run();
 }
 

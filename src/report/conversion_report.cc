@@ -152,11 +152,15 @@ void write_texts(Page& page, const Json& r) {
   if (rows.empty()) return;
   page.section("texts", "What it was calibrated on");
   page.table({{"text"}, {"tokens", true}, {"used", true}}, rows);
-  page.facts({{"never seen", html("{} of the vocabulary's {} tokens; {} of the text judged on",
-                                  grouped(number_of(r, "vocab") - number_of(r, "distinct_tokens")),
-                                  grouped(number_of(r, "vocab")), percent(number_of(r, "unseen_share")))},
-              {"made in", html("{}", duration(number_of(r, "seconds")))},
-              {"memory", html("at most {}", byte_size(number_of(r, "peak_resident_bytes")))}});
+  const Json* const settings = object_of(r, "settings");
+  const double healed = settings != nullptr ? number_of(*settings, "heal_tokens") : 0;
+  page.facts(
+      {{"healed", healed > 0 ? html("by distillation on {} tokens", grouped(healed)) : html("not at all")},
+       {"never seen", html("{} of the vocabulary's {} tokens; {} of the text judged on",
+                           grouped(number_of(r, "vocab") - number_of(r, "distinct_tokens")),
+                           grouped(number_of(r, "vocab")), percent(number_of(r, "unseen_share")))},
+       {"made in", html("{}", duration(number_of(r, "seconds")))},
+       {"memory", html("at most {}", byte_size(number_of(r, "peak_resident_bytes")))}});
 }
 
 }  // namespace
