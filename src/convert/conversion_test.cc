@@ -153,7 +153,8 @@ TEST_F(ConversionTest, OneAfterAnotherIsCloserThanAtOnce) {
 // The state of a sequence's first token can be a thousand times as large as any other, and every position
 // attends to it: neither its row nor the refit of W_d may disturb it.
 TEST_F(ConversionTest, StartTokensKeepTheirState) {
-  const Model model = finished(convert({0, 1, 2}));
+  const Converted c = convert({0, 1, 2});
+  const Model model = finished(c);
   ResidualStream a(ctx, dense, text), b(ctx, model, text);
   for (std::int64_t l = 0; l < 3; ++l) a.advance(ctx, dense, l), b.advance(ctx, model, l);
   double of_starts = 0, of_others = 0;
