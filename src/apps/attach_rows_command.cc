@@ -153,8 +153,7 @@ void run_attach(const AttachOptions& o) {
   if (c.stem_layers.front() == 0)
     fmt::print(
         "note: layer 0 adds what is nearly a second embedding: a swap there is close to another word inside "
-        "the "
-        "model\n");
+        "the model\n");
 }
 
 }  // namespace
@@ -164,9 +163,8 @@ void add_attach_rows_command(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("attach-rows", "give a dense model rows to edit: all zero, so nothing changes yet");
   command->footer(
-      "Rows are added to the up-projection. With --calibrate the model also gets reference rows, what that "
-      "projection "
-      "gives\neach token on average over a text, and stem edit swap goes by their differences.\n");
+      "Rows are added to the up-projection. With --calibrate the model also gets reference rows, what that\n"
+      "projection gives each token on average over a text, and stem edit swap goes by their differences.\n");
   command->add_option("model", o->model, "model directory")->required();
   command->add_option("-o,--out", o->out,
                       "model directory to write (default: the model itself, one version on)");

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kTokensPerStep = 2048;
-constexpr std::int64_t kCheckpointSteps = 100;
+constexpr std::int64_t kCheckpointSteps = 100, kLongestWarmup = 100;
 
 // Halves of the sequences as documents, all of one length that divides a step: none is cut. A start token is
 // read but is nobody's target.
@@ -94,7 +94,11 @@ void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, 
   s.train.batch.max_sequence = half;
   s.train.lr = heal.lr;
   s.train.table_lr = heal.row_lr * row_rms;
-  s.train.warmup = std::min<std::int64_t>(10, std::max<std::int64_t>(s.train.steps / 2, 1));
+  // Adam's first steps are as long as its last: a W_d that makes the start token's large state must be met
+  // gently.
+  s.train.warmup = std::clamp<std::int64_t>(
+      s.train.steps / 20, std::min<std::int64_t>(10, std::max<std::int64_t>(s.train.steps / 2, 1)),
+      kLongestWarmup);
   s.train.floor = 0.05;
   s.train.decay = 0.0;
   s.train.freeze = frozen(c);

@@ -112,8 +112,7 @@ CalibrationText calibration_text(const Tokenizer& tokenizer, std::int64_t vocab,
   if (text.size() < kFewestSequences * sequence)
     fail(ErrorCode::kUsage,
          "--calibrate: expected at least {} sequences of {} tokens, found {} ({} of the vocabulary's {} "
-         "tokens never "
-         "occur)",
+         "tokens never occur)",
          kFewestSequences, sequence, text.size() / sequence, vocab - std::ssize(text.distinct()), vocab);
   return text;
 }

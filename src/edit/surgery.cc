@@ -57,6 +57,37 @@ std::vector<std::int32_t> tokens_of(const Tokenizer& tokenizer, std::string_view
   return ids;
 }
 
+// Mean of the tokens' records: [S·F] f32.
+std::vector<float> mean_record(const Table& table, std::span<const std::int32_t> donors) {
+  const TableShape& shape = table.shape();
+  std::vector<float> mean(static_cast<std::size_t>(shape.record()), 0.0f),
+      row(static_cast<std::size_t>(shape.width));
+  for (const std::int32_t donor : donors) {
+    for (std::int64_t s = 0; s < shape.layers; ++s) {
+      table.read_row(donor, s, row);
+      for (std::size_t i = 0; i < row.size(); ++i)
+        mean[static_cast<std::size_t>(s) * row.size() + i] += row[i];
+    }
+  }
+  if (donors.size() > 1) {
+    for (float& value : mean) value /= static_cast<float>(donors.size());
+  }
+  return mean;
+}
+
+// A swap between words that the reference text hardly has stands on guesses.
+void note_guesses(const ReferenceRows& reference, const Tokenizer& tokenizer, SwapPlan& plan) {
+  std::set<std::int32_t> tokens(plan.donor_tokens.begin(), plan.donor_tokens.end());
+  tokens.insert(plan.slot_tokens.front().begin(), plan.slot_tokens.front().end());
+  for (const std::int32_t token : tokens) {
+    if (reference.occurrences[static_cast<std::size_t>(token)] == 0)
+      plan.notes.push_back(
+          fmt::format("\"{}\" never occurs in the text that the reference rows are from: its row is a "
+                      "guess from its embedding",
+                      tokenizer.token_bytes(token)));
+  }
+}
+
 void append_rows(const SwapSource& source, const std::vector<std::int32_t>& slots,
                  const std::vector<std::vector<std::int32_t>>& donors, std::span<const std::int64_t> chosen,
                  std::vector<OverlayRow>& rows) {
@@ -167,40 +198,6 @@ std::vector<std::vector<std::int32_t>> donors_of_slots(SpanRule rule, std::size_
   return plan;
 }
 
-namespace {
-
-std::vector<float> mean_record(const Table& table, std::span<const std::int32_t> donors) {
-  const TableShape& shape = table.shape();
-  std::vector<float> mean(static_cast<std::size_t>(shape.record()), 0.0f),
-      row(static_cast<std::size_t>(shape.width));
-  for (const std::int32_t donor : donors) {
-    for (std::int64_t s = 0; s < shape.layers; ++s) {
-      table.read_row(donor, s, row);
-      for (std::size_t i = 0; i < row.size(); ++i)
-        mean[static_cast<std::size_t>(s) * row.size() + i] += row[i];
-    }
-  }
-  if (donors.size() > 1) {
-    for (float& value : mean) value /= static_cast<float>(donors.size());
-  }
-  return mean;
-}
-
-// A swap between words that the reference text hardly has stands on guesses.
-void note_guesses(const ReferenceRows& reference, const Tokenizer& tokenizer, SwapPlan& plan) {
-  std::set<std::int32_t> tokens(plan.donor_tokens.begin(), plan.donor_tokens.end());
-  tokens.insert(plan.slot_tokens.front().begin(), plan.slot_tokens.front().end());
-  for (const std::int32_t token : tokens) {
-    if (reference.occurrences[static_cast<std::size_t>(token)] == 0)
-      plan.notes.push_back(
-          fmt::format("\"{}\" never occurs in the text that the reference rows are from: its row is a "
-                      "guess from its embedding",
-                      tokenizer.token_bytes(token)));
-  }
-}
-
-}  // namespace
-
 std::vector<float> swapped_record(const SwapSource& source, std::int32_t slot,
                                   std::span<const std::int32_t> donors) {
   if (source.reference == nullptr) return mean_record(source.table, donors);
@@ -230,9 +227,8 @@ SwapPlan plan_swap(const SwapSource& source, const Tokenizer& tokenizer,
   if (stem_layers.empty()) fail(ErrorCode::kUsage, "this model has no STEM table: there are no rows to swap");
   if (!source.table.present() && source.reference == nullptr) {
     fail(ErrorCode::kUsage,
-         "every row of this model is zero, and it has no reference rows: a swap would change nothing (stem "
-         "attach-rows "
-         "MODEL --calibrate TEXT makes them)");
+         "every row of this model is zero, and it has no reference rows: a swap would change nothing "
+         "(stem attach-rows MODEL --calibrate TEXT makes them)");
   }
   if (request.slot.empty()) fail(ErrorCode::kUsage, "--slot: expected a name, found an empty text");
   if (request.donors.empty()) fail(ErrorCode::kUsage, "--donor: expected at least one name");
