@@ -47,7 +47,7 @@ ModelConfig with_rows(ModelConfig c, const AttachOptions& o, const std::string& 
          name_of(c.variant));
   c.variant = FfnVariant::stem_additive;
   c.stem_layers = layers_of(!o.layers.empty() ? o.layers : calibrate ? "0" : "all", c.layers);
-  c.validate(source);
+  c.validate("--layers");
   return c;
 }
 
@@ -101,7 +101,7 @@ void write_reference(const Context& context, const Reference& reference, const A
 // The weights stay the very files; only the configuration says that there are rows, and that all are zero.
 void run_attach(const AttachOptions& o) {
   const fs::path from = o.model, to = o.out.empty() ? from : fs::path(o.out);
-  if (!o.out.empty() && !o.replace) require_new_model(to);
+  if (!o.out.empty()) require_new_model(to, o.replace);
   const Manifest before = verify_manifest(from);
   const std::string source = (from / kConfigFile).string();
   const Json json = parse_json(read_file(source, 1 << 20), source);

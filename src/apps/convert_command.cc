@@ -83,7 +83,11 @@ void run_convert(Options& o) {
   o.settings.teacher = o.teacher;
   if (!o.teacher.empty() && o.settings.heal.tokens == 0)
     fail(ErrorCode::kUsage, "--teacher: expected --heal TOKENS beside it");
-  if (!o.replace) require_new_model(o.out);
+  require_new_model(o.out, o.replace, o.model);
+  const std::filesystem::path folder = std::filesystem::path(o.report).parent_path();
+  if (!folder.empty() && !std::filesystem::is_directory(folder))
+    fail(ErrorCode::kNotFound, "--report: expected a file in a folder that is there, found no folder {}",
+         folder.string());
   o.compare.suites = named_suite_files(o.suites);
   o.compare.quiet = o.json;
   check_compare_files(o.compare);

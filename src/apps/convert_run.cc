@@ -1,10 +1,15 @@
 #include "apps/convert_run.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 
 #include "apps/interrupt.h"
 #include "apps/progress.h"
@@ -53,13 +58,33 @@ std::vector<std::int64_t> listed_layers(const std::string& choice, const ModelCo
   return c.stem_layers;
 }
 
-std::vector<LayerDamage> damage_from(const Json& state) {
+std::vector<LayerDamage> damage_from(const Json& state, const std::string& name) {
   std::vector<LayerDamage> damage;
   for (const Json& d : objects_of(state, "damage"))
-    damage.push_back({static_cast<std::int64_t>(number_of(d, "layer")), number_of(d, "damage"),
-                      number_of(d, "ffn_error")});
+    damage.push_back({get_int(d, "layer", name, std::ssize(damage), std::ssize(damage)),
+                      get_number(d, "damage", name, -1e9, 1e9), get_number(d, "ffn_error", name, 0, 1e300)});
   return damage;
 }
+
+/// One process at a time works in a folder: a lock that goes with the process.
+class FolderLock {
+ public:
+  explicit FolderLock(const fs::path& folder)
+      : file_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (file_ >= 0 && ::flock(file_, LOCK_EX | LOCK_NB) == 0) return;
+    const int error = errno;
+    if (file_ >= 0) ::close(file_);
+    if (error == EWOULDBLOCK)
+      fail(ErrorCode::kUsage, "{}: another stem convert is at work there", folder.string());
+    fail(ErrorCode::kIo, "{}: cannot lock: {}", folder.string(), std::strerror(error));
+  }
+  ~FolderLock() { ::close(file_); }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int file_;
+};
 
 // Figures of one set of positions, before and after.
 struct Loss {
@@ -158,6 +183,7 @@ class ConvertRun {
 
   void open_state() {
     fs::create_directories(work_);
+    lock_.emplace(work_);
     const fs::path path = work_ / kStateFile;
     const Json wanted = settings_json();
     if (fs::exists(path)) {
@@ -189,7 +215,7 @@ class ConvertRun {
     const ModelConfig& c = dense_.model.config;
     layers_ = listed_layers(s_.layers, c);
     if (!layers_.empty()) return;
-    std::vector<LayerDamage> damage = damage_from(state_);
+    std::vector<LayerDamage> damage = damage_from(state_, (work_ / kStateFile).string());
     if (std::ssize(damage) < c.layers) {
       // A part of the calibration text is enough to rank layers by.
       const CalibrationText part(divide_text(texts_.calibration.tokens(), -1, limits_.sequence,
@@ -466,6 +492,7 @@ class ConvertRun {
   Json state_;
   std::vector<std::int64_t> layers_;
   double row_rms_ = 0;
+  std::optional<FolderLock> lock_;
 };
 
 }  // namespace

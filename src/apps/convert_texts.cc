@@ -142,7 +142,10 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
                       limits.sequence),
       CalibrationText(joined(judging), limits.sequence)};
   result.own_held_out = own;
-  if (limits.healing > 0) result.healing = joined(divider.take(texts, limits.healing, false, false));
+  if (limits.healing > 0) {
+    const std::int64_t most = std::max(limits.healing, kFewestSequences * limits.sequence);
+    result.healing = joined(divider.take(texts, most, false, false));
+  }
   const std::int64_t sequences = result.calibration.size() / limits.sequence;
   if (sequences < kFewestSequences || result.selection.size() == 0 || result.held_out.size() == 0) {
     const std::int64_t unseen = vocab - std::ssize(result.calibration.distinct());

@@ -111,7 +111,7 @@ void write_random_table(const fs::path& dir, const ModelConfig& c, std::uint64_t
 }
 
 void run_fake_model(const Options& o) {
-  if (!o.replace) require_new_model(o.out);
+  require_new_model(o.out, o.replace);
   const ModelConfig c = shape_of(o);
   const std::string tokenizer = tokenizer_of(o);
   const std::int64_t ids = Tokenizer::from_json(tokenizer, kTokenizerFile).vocab_size();

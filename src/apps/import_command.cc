@@ -21,7 +21,7 @@ struct ImportOptions {
 };
 
 void run_import(const ImportOptions& o) {
-  if (!o.replace) require_new_model(o.out);
+  require_new_model(o.out, o.replace);
   const ImportedModel imported = import_model(o.source, o.tokenizer);
   const DType dtype = o.dtype.empty() ? imported.stored : o.dtype == "f32" ? DType::f32 : DType::bf16;
   SaveOptions save;

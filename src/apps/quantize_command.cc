@@ -54,7 +54,7 @@ void print_divergence(const Divergence& d) {
 }
 
 void run_quantize(const Options& o) {
-  if (!o.replace) require_new_model(o.out);
+  require_new_model(o.out, o.replace, o.model);
   const WeightFormat weights = *weight_format(o.weights), head = *weight_format(o.head);
   Runtime runtime;
   LoadOptions masters;

@@ -62,11 +62,22 @@ void require_no_model(const std::filesystem::path& folder) {
          folder.string(), kManifestName);
 }
 
-void require_new_model(const std::filesystem::path& directory) {
-  if (std::filesystem::exists(directory / kManifestName))
+void require_new_model(const std::filesystem::path& directory, bool replace,
+                       const std::filesystem::path& source) {
+  namespace fs = std::filesystem;
+  if (!replace && fs::exists(directory / kManifestName))
     fail(ErrorCode::kUsage,
          "{}: expected a new model directory, found a model ({}): name another, or say --replace",
          directory.string(), kManifestName);
+  const fs::path whole = fs::weakly_canonical(fs::absolute(directory));
+  if (!source.empty() && whole == fs::weakly_canonical(fs::absolute(source)))
+    fail(ErrorCode::kUsage, "{}: expected another directory than the model's own, which would be lost",
+         directory.string());
+  for (fs::path outer = whole.parent_path(); outer != outer.root_path(); outer = outer.parent_path()) {
+    if (fs::exists(outer / kManifestName))
+      fail(ErrorCode::kUsage, "{}: expected a place outside of every model, found one inside {}",
+           directory.string(), outer.string());
+  }
 }
 
 std::string checkpoint_name(std::int64_t step) {

@@ -40,9 +40,10 @@ RunPaths find_run(const std::filesystem::path& given);
 /// would make that model unreadable.
 void require_no_model(const std::filesystem::path& folder);
 
-/// Throws kUsage where `directory`, in which a model is to be made, holds one: to be named again with
-/// --replace.
-void require_new_model(const std::filesystem::path& directory);
+/// Throws kUsage where a model is already, unless `replace`; inside another model's directory, whose manifest
+/// lists every file in it; and at `source`, the model that the new one is made of.
+void require_new_model(const std::filesystem::path& directory, bool replace = false,
+                       const std::filesystem::path& source = {});
 
 /// "step-00000012".
 std::string checkpoint_name(std::int64_t step);
