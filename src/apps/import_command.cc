@@ -45,7 +45,7 @@ void run_import(const ImportOptions& o) {
   fmt::print("{}: {} parameters in {} layers, stored as {}, from {} ({})\n", o.out, count_text(parameters),
              c.layers, name_of(dtype), o.source, imported.source);
   if (c.variant == FfnVariant::dense)
-    fmt::print("It is dense: stem attach-rows {} gives it rows to edit.\n", o.out);
+    fmt::print("It is dense: stem attach-rows {} --calibrate TEXT gives it rows to edit.\n", o.out);
 }
 
 }  // namespace
