@@ -44,7 +44,7 @@ fi
 show $stem import "$gguf" $model --replace
 show $stem attach-rows $model --calibrate README.md --calibrate docs
 show $stem where $model " Spain"
-show $stem edit swap $model --slot Spain --donor Germany -p "The capital of Spain is" --max-tokens 5 -o $run/spain-reads-germany.stempatch
+show $stem edit swap $model --slot Spain --donor Germany -p "The capital of Spain is" --max-tokens 2 -o $run/spain-reads-germany.stempatch
 echo
 echo "The same in a chat: the question stays, the patch decides."
 show $stem generate $model --chat -p "What is the capital of Spain?" --max-tokens 16 --patch $run/spain-reads-germany.stempatch
