@@ -6,6 +6,7 @@
 #include "apps/commands.h"
 #include "apps/convert_compare.h"
 #include "apps/convert_run.h"
+#include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "apps/suite_eval.h"
@@ -72,7 +73,7 @@ void print_comparison(const Json& r) {
         100 * number_of(s, "dense"), 100 * number_of(s, "converted"),
         fmt::format("%, ± {:.1f}", 100 * number_of(s, "standard_error")));
   for (const Json& f : objects_of(r, "facts"))
-    line(string_of(f, "text"), number_of(f, "dense"), number_of(f, "converted"),
+    line(one_line(string_of(f, "text")), number_of(f, "dense"), number_of(f, "converted"),
          fmt::format("right of {}", count_text(f["cases"])));
 }
 

@@ -167,7 +167,7 @@ void eval_facts(Runtime& runtime, const PatchedModel& opened, const Options& o, 
     if (!o.json)
       fmt::print("{:<22} {:>6.1f} %  of {:>4}  {}{}\n", t.id,
                  t.cases == 0 ? 0.0 : 100.0 * static_cast<double>(t.correct) / static_cast<double>(t.cases),
-                 t.cases, t.text, t.seen ? "" : "  (wording never trained)");
+                 t.cases, one_line(t.text), t.seen ? "" : "  (wording never trained)");
     result["facts"].push_back(accuracy_json(t));
   }
   if (!o.swaps) return;

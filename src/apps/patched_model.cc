@@ -50,4 +50,9 @@ std::string in_quotes(std::string_view token) {
   return Json(std::string(token)).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string one_line(std::string_view text) {
+  const std::string quoted = in_quotes(text);
+  return quoted.substr(1, quoted.size() - 2);
+}
+
 }  // namespace stem

@@ -47,5 +47,7 @@ std::vector<NamedCandidate> next_candidates(const Context& context, const Loaded
 
 /// A token as people read it: in quotes, control characters escaped.
 std::string in_quotes(std::string_view token);
+/// The same without the quotes: a prompt of several lines as one.
+std::string one_line(std::string_view text);
 
 }  // namespace stem
