@@ -5,6 +5,7 @@
 #include "apps/commands.h"
 #include "apps/convert_texts.h"
 #include "apps/model_directory.h"
+#include "apps/number_option.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "apps/runtime.h"
@@ -185,7 +186,7 @@ void add_attach_rows_command(CLI::App& app) {
   command
       ->add_option("--prior", o->prior,
                    "occurrences that the guess from a token's embedding counts as in its mean")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(number_in(0.0, 1e6))
       ->capture_default_str();
   command->add_flag("--replace", o->replace, "in place of a model of the name --out");
   command->add_flag("--json", o->json, "what was made, as JSON");

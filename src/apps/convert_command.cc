@@ -6,6 +6,7 @@
 #include "apps/commands.h"
 #include "apps/convert_compare.h"
 #include "apps/convert_run.h"
+#include "apps/number_option.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
@@ -89,6 +90,12 @@ void run_convert(Options& o) {
   if (!folder.empty() && !std::filesystem::is_directory(folder))
     fail(ErrorCode::kNotFound, "--report: expected a file in a folder that is there, found no folder {}",
          folder.string());
+  if (!o.report.empty()) {
+    require_outside_models(o.report);
+    const std::filesystem::path out = std::filesystem::weakly_canonical(std::filesystem::absolute(o.out));
+    if (std::filesystem::weakly_canonical(folder) == out)
+      fail(ErrorCode::kUsage, "--report: expected a file outside of {}, found {}", o.out, o.report);
+  }
   o.compare.suites = named_suite_files(o.suites);
   o.compare.quiet = o.json;
   check_compare_files(o.compare);
@@ -146,15 +153,15 @@ void add_convert_command(CLI::App& app) {
   command
       ->add_option("--prior", s.options.prior,
                    "occurrences that the guess from a token's embedding counts as in its row")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(number_in(0.0, 1e6))
       ->capture_default_str();
   command->add_option("--ridge", s.options.ridge, "of the refit of W_d, towards the dense model's")
-      ->check(CLI::Range(1e-6, 1e6))
+      ->check(number_in(1e-6, 1e6))
       ->capture_default_str();
   command
       ->add_option("--catch-up", s.options.catch_up,
                    "share of earlier layers' error that the refit of W_d is to make up for")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_in(0.0, 1.0))
       ->capture_default_str();
   command
       ->add_option("--heal", s.heal.tokens,
@@ -163,10 +170,10 @@ void add_convert_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)");
   command->add_option("--heal-lr", s.heal.lr, "learning rate of W_g and W_d")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_in(0.0, 1.0))
       ->capture_default_str();
   command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
-      ->check(CLI::Range(0.0, 10.0))
+      ->check(number_in(0.0, 10.0))
       ->capture_default_str();
   command->add_option("--suite", o->suites, "NAME=FILE: benchmark to score before and after; may be repeated")
       ->allow_extra_args(false);

@@ -152,7 +152,9 @@ class ConvertRun {
     if (!healing || !state_.contains("row_rms")) {
       const InterruptGuard interrupts;
       choose_layers();
+      stop_if_asked("the damage of each layer");
       convert_layers();
+      stop_if_asked("the last layer");
       assemble(converted);
       state_["row_rms"] = row_rms_;
       state_["chosen"] = layers_;
@@ -178,6 +180,7 @@ class ConvertRun {
             {"heal_tokens", s_.heal.tokens},
             {"heal_lr", s_.heal.lr},
             {"heal_row_lr", s_.heal.row_lr},
+            {"teacher", s_.teacher.empty() ? "" : uuid_text(read_manifest(s_.teacher).uuid)},
             {"gemm_dtype", name_of(dense_.model.precision.narrow)}};
   }
 
@@ -198,6 +201,9 @@ class ConvertRun {
       }
       return;
     }
+    // Layers without the settings that they were made by are nobody's.
+    for (const auto& entry : fs::directory_iterator(work_))
+      if (entry.path().filename().string().starts_with("layer-")) fs::remove(entry.path());
     state_ = {{"format", kStateFormat}, {"settings", wanted}, {"damage", Json::array()}};
     save_state();
   }

@@ -73,10 +73,16 @@ void require_new_model(const std::filesystem::path& directory, bool replace,
   if (!source.empty() && whole == fs::weakly_canonical(fs::absolute(source)))
     fail(ErrorCode::kUsage, "{}: expected another directory than the model's own, which would be lost",
          directory.string());
+  require_outside_models(directory);
+}
+
+void require_outside_models(const std::filesystem::path& file) {
+  namespace fs = std::filesystem;
+  const fs::path whole = fs::weakly_canonical(fs::absolute(file));
   for (fs::path outer = whole.parent_path(); outer != outer.root_path(); outer = outer.parent_path()) {
     if (fs::exists(outer / kManifestName))
       fail(ErrorCode::kUsage, "{}: expected a place outside of every model, found one inside {}",
-           directory.string(), outer.string());
+           file.string(), outer.string());
   }
 }
 

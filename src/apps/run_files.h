@@ -45,6 +45,9 @@ void require_no_model(const std::filesystem::path& folder);
 void require_new_model(const std::filesystem::path& directory, bool replace = false,
                        const std::filesystem::path& source = {});
 
+/// Throws kUsage for a path inside a model's directory: its manifest lists every file in it.
+void require_outside_models(const std::filesystem::path& file);
+
 /// "step-00000012".
 std::string checkpoint_name(std::int64_t step);
 /// Removes all but the newest `keep` checkpoints; names sort by step.
