@@ -1,7 +1,6 @@
 #include "apps/row_health.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -9,6 +8,7 @@
 #include "core/rng.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -32,13 +32,8 @@ ModelConfig small(FfnVariant variant = FfnVariant::stem) {
 
 class RowHealth : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-health-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
   Runtime runtime;
   Context context = runtime.training();
 };

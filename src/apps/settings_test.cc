@@ -1,12 +1,12 @@
 #include "apps/settings.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <functional>
 
 #include "core/error.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -36,12 +36,6 @@ std::string resolved(const std::vector<std::string>& assignments) {
 
 class Toml : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-settings-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    path = fs::path(pattern) / "run.toml";
-  }
-  void TearDown() override { fs::remove_all(path.parent_path()); }
   // The message behind "path: ".
   std::string load(const std::string& text, ErrorCode code = ErrorCode::kUsage) {
     std::ofstream(path) << text;
@@ -51,7 +45,8 @@ class Toml : public ::testing::Test {
     EXPECT_TRUE(what.starts_with(path.string() + ": ")) << what;
     return what.substr(path.string().size() + 2);
   }
-  fs::path path;
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "run.toml";
   Settings settings;
 };
 

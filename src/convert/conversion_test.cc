@@ -6,45 +6,25 @@
 #include <cstring>
 
 #include "convert/damage.h"
+#include "convert/random_text.h"
 #include "kernels/cpu/cpu.h"
 #include "ops/numeric_check.h"
 
 namespace stem {
 namespace {
 
-constexpr std::int64_t kSequence = 16;
-
 class ConversionTest : public ::testing::Test {
  protected:
-  ConversionTest() : text(random_text(40)), held_out(random_text(6)), dense(config(), {}) {
+  ConversionTest() : dense(random_text_config(FfnVariant::dense), {}) {
     init_weights(dense, 11);
     // Larger weights than a training starts from, so that layers matter.
     for (LayerTensors& t : dense.weights.layers)
       scale(t.gate_up, 3.0f), scale(t.o, 6.0f), scale(t.down, 4.0f);
   }
-  static ModelConfig config() {
-    ModelConfig c;
-    c.vocab = 19;
-    c.width = 24;
-    c.layers = 3;
-    c.heads = c.kv_heads = 2;
-    c.head_width = 12;
-    c.ffn = 40;
-    c.max_positions = kSequence;
-    c.variant = FfnVariant::dense;
-    return c;
-  }
   static void scale(Out m, float factor) {
     for (std::int64_t r = 0; r < m.rows; ++r) {
       for (std::int64_t i = 0; i < m.cols; ++i) m.row<float>(r)[i] *= factor;
     }
-  }
-  // Token 18 never occurs; sequences begin with token 0.
-  CalibrationText random_text(std::int64_t sequences) {
-    std::vector<std::int32_t> tokens;
-    for (std::int64_t n = 0; n < sequences * kSequence; ++n)
-      tokens.push_back(n % kSequence == 0 ? 0 : static_cast<std::int32_t>(1 + rng.at(next++) % 17));
-    return {std::move(tokens), kSequence, 4};
   }
   // Converts `layers`, and keeps each layer's whole table [V, F].
   struct Converted {
@@ -97,7 +77,7 @@ class ConversionTest : public ::testing::Test {
     for (std::int64_t l = 0; l < model.config.layers; ++l) a.advance(ctx, dense, l), b.advance(ctx, model, l);
     double error = 0, size = 0;
     for (std::int64_t n = 0; n < text.size(); ++n) {
-      if (n % kSequence == 0) continue;
+      if (n % kTestSequence == 0) continue;
       for (std::int64_t d = 0; d < dense.config.width; ++d) {
         const double x = get(a.all(), n, d), y = get(b.all(), n, d);
         error += (x - y) * (x - y), size += x * x;
@@ -107,10 +87,9 @@ class ConversionTest : public ::testing::Test {
   }
 
   Rng rng{5, 1};
-  std::uint64_t next = 0;
   Workspace workspace;
   Context ctx{&cpu_kernels(), &workspace, false};
-  CalibrationText text, held_out;
+  CalibrationText text = random_text(rng, 40, 4), held_out = random_text(rng, 6, 4);
   Model dense;
 };
 
@@ -164,10 +143,10 @@ TEST_F(ConversionTest, StartTokensKeepTheirState) {
       const double x = get(a.all(), n, d), y = get(b.all(), n, d);
       error += (x - y) * (x - y), size += x * x;
     }
-    if (n % kSequence == 0)
+    if (n % kTestSequence == 0)
       of_starts += error / size / 40;
     else
-      of_others += error / size / (40 * (kSequence - 1));
+      of_others += error / size / (40 * (kTestSequence - 1));
   }
   EXPECT_LT(of_starts, 0.01 * of_others);
 }

@@ -12,6 +12,7 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "io/temporary_folder.h"
 #include "kernels/cpu/cpu.h"
 #include "model/forward.h"
 
@@ -98,13 +99,6 @@ void expect_model(const ImportedModel& imported, const Safetensors& expected, do
 
 class Import : public ::testing::TestWithParam<const char*> {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-import-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-
   Safetensors expected(const std::string& name) const {
     return Safetensors::open(golden(name + ".safetensors"));
   }
@@ -163,7 +157,8 @@ class Import : public ::testing::TestWithParam<const char*> {
     return path;
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 TEST_P(Import, GgufGivesPyTorchsWeightsAndLogits) {

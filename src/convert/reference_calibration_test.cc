@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "convert/random_text.h"
 #include "kernels/cpu/cpu.h"
 #include "ops/linear.h"
 #include "ops/numeric_check.h"
@@ -11,39 +12,16 @@
 namespace stem {
 namespace {
 
-constexpr std::int64_t kSequence = 16, kSequences = 12;
-
-ModelConfig config() {
-  ModelConfig c;
-  c.vocab = 19;
-  c.width = 24;
-  c.layers = 3;
-  c.heads = c.kv_heads = 2;
-  c.head_width = 12;
-  c.ffn = 40;
-  c.max_positions = kSequence;
-  c.variant = FfnVariant::stem_additive;
-  c.stem_layers = {0, 2};
-  return c;
-}
+constexpr std::int64_t kSequences = 12;
 
 class ReferenceCalibrationTest : public ::testing::Test {
  protected:
-  ReferenceCalibrationTest() : model(config(), {}), text(tokens(), kSequence, 5) {
+  ReferenceCalibrationTest() : model(random_text_config(FfnVariant::stem_additive), {}) {
     init_weights(model, 5);
     for (std::int64_t t = 0; t < 19; ++t) {
       for (std::int64_t i = 0; i < 80; ++i)
         model.table.writable_records().row<float>(t)[i] = 0.01f * static_cast<float>((7 * t + 3 * i) % 11);
     }
-  }
-  // Token 18 never occurs; sequences begin with token 0.
-  static std::vector<std::int32_t> tokens() {
-    const Rng rng{3, 1};
-    std::vector<std::int32_t> all;
-    for (std::int64_t n = 0; n < kSequences * kSequence; ++n)
-      all.push_back(
-          n % kSequence == 0 ? 0 : static_cast<std::int32_t>(1 + rng.at(static_cast<std::uint64_t>(n)) % 17));
-    return all;
   }
   // The mean of the up-projection and the row over the occurrences of a token, straight from a whole pass a
   // sequence.
@@ -81,7 +59,8 @@ class ReferenceCalibrationTest : public ::testing::Test {
   Workspace workspace;
   Context ctx{&cpu_kernels(), &workspace, false};
   Model model;
-  CalibrationText text;
+  Rng rng{3, 1};
+  CalibrationText text = random_text(rng, kSequences, 5);
 };
 
 TEST_F(ReferenceCalibrationTest, WithoutAPriorTheyAreTheMeans) {

@@ -1,12 +1,12 @@
 #include "data/text_source.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 
 #include "core/error.h"
+#include "io/temporary_folder.h"
 #include "text/bpe_trainer.h"
 
 namespace stem {
@@ -16,13 +16,6 @@ using Documents = std::vector<std::string>;
 
 class TextSource : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-text-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-
   fs::path put(const std::string& name, const std::string& content) const {
     fs::create_directories((dir / name).parent_path());
     std::ofstream(dir / name, std::ios::binary) << content;
@@ -43,7 +36,8 @@ class TextSource : public ::testing::Test {
     return "no error";
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 TEST_F(TextSource, OneFileIsOneDocumentOrSeveralBetweenEndOfText) {

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -14,17 +15,12 @@ namespace fs = std::filesystem;
 class ShardOnDisk : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-shard-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-    path = dir / "train.tokens";
     shard.append(0, {4, 5, 6});
     shard.append(0, {});
     shard.append(0, {9});
     shard.tokenizer_digest = "abc";
     save_shard(path, shard);
   }
-  void TearDown() override { fs::remove_all(dir); }
 
   std::string failure(std::int64_t vocab = 10, const std::string& digest = "abc",
                       ErrorCode code = ErrorCode::kFormat) const {
@@ -48,7 +44,9 @@ class ShardOnDisk : public ::testing::Test {
     writer.close();
   }
 
-  fs::path dir, path;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
+  const fs::path path = dir / "train.tokens";
   TokenShard shard;
 };
 

@@ -1,7 +1,6 @@
 #include "edit/patch_file.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <limits>
@@ -9,6 +8,7 @@
 #include "core/error.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -33,14 +33,9 @@ PatchFile sample() {
 class PatchOnDisk : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-patch-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-    path = dir / "spain.stempatch";
     patch = sample();
     write_patch(path, patch);
   }
-  void TearDown() override { fs::remove_all(dir); }
 
   // What reading says after patch.json was changed.
   std::string with_json(const std::function<void(Json&)>& change) const {
@@ -90,7 +85,9 @@ class PatchOnDisk : public ::testing::Test {
     }
     return "no error";
   }
-  fs::path dir, path;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
+  const fs::path path = dir / "spain.stempatch";
   PatchFile patch;
 };
 

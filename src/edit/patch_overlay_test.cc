@@ -1,12 +1,12 @@
 #include "edit/patch_overlay.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <functional>
 
 #include "core/error.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -30,9 +30,6 @@ ModelConfig shape(FfnVariant variant = FfnVariant::stem) {
 class PatchMeetsModel : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-meets-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
     model = Model(shape(), {});
     init_weights(model, 3);
     target = {&model, random_uuid(), sha256("tokenizer"), std::nullopt};
@@ -41,7 +38,6 @@ class PatchMeetsModel : public ::testing::Test {
     patch = make_patch(target, plan, {{"subject", "Spain"}}, {{"rule", "auto"}});
     write_patch(path(), patch);
   }
-  void TearDown() override { fs::remove_all(dir); }
   fs::path path() const { return dir / "x.stempatch"; }
   std::string failure(const PatchTarget& other, ErrorCode code) const {
     Overlay overlay;
@@ -55,7 +51,8 @@ class PatchMeetsModel : public ::testing::Test {
     return "no error";
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
   Model model;
   PatchTarget target;
   PatchFile patch;

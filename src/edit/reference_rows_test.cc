@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "edit/surgery.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -30,13 +31,7 @@ ModelConfig shape(FfnVariant variant = FfnVariant::stem_additive) {
 // ū of token t in STEM layer s is all 10·t + s; token 4 never occurs.
 class ReferenceRowsTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-reference-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-    write({3, 2, 1, 5, 0, 7, 1, 1, 1, 1});
-  }
-  void TearDown() override { fs::remove_all(dir); }
+  void SetUp() override { write({3, 2, 1, 5, 0, 7, 1, 1, 1, 1}); }
 
   void write(std::vector<std::int64_t> occurrences, std::int64_t ffn = kFfn) const {
     ReferenceRowsWriter writer(dir, {kVocab, kLayers, ffn}, std::move(occurrences));
@@ -61,7 +56,8 @@ class ReferenceRowsTest : public ::testing::Test {
   }
   std::string path() const { return (dir / kReferenceFile).string(); }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 TEST_F(ReferenceRowsTest, ComeBackAsTheyWereWritten) {

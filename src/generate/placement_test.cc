@@ -1,11 +1,11 @@
 // The same logits, bit for bit, wherever the table lies and however it is read.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 
 #include "core/rng.h"
 #include "generate/session.h"
+#include "io/temporary_folder.h"
 #include "kernels/cpu/cpu.h"
 #include "model/model_files.h"
 #include "tables/record_error.h"
@@ -32,12 +32,6 @@ ModelConfig shape(FfnVariant variant) {
 
 class Placements : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-placements-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
   void write(FfnVariant variant) {
     Model model(shape(variant), {});
     init_weights(model, 4);
@@ -52,7 +46,8 @@ class Placements : public ::testing::Test {
     model.refresh_compute(context);
     return model;
   }
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
   Workspace workspace;
   Context context{&cpu_kernels(), &workspace, true};
 };

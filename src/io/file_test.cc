@@ -11,6 +11,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -18,17 +19,11 @@ namespace fs = std::filesystem;
 
 class File : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-file-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-
   std::size_t entries() const {
     return static_cast<std::size_t>(std::distance(fs::directory_iterator(dir), fs::directory_iterator()));
   }
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 struct Failure {

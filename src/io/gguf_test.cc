@@ -11,6 +11,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -59,13 +60,6 @@ struct Bytes {
 
 class GgufFile : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-gguf-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-    path = dir / "t.gguf";
-  }
-  void TearDown() override { fs::remove_all(dir); }
   void put(const std::string& bytes) const {
     fs::remove(path);  // file systems flush a file that is cut and written again; here are thousands
     std::ofstream(path, std::ios::binary) << bytes;
@@ -90,7 +84,9 @@ class GgufFile : public ::testing::Test {
   std::string refused(const Bytes& bytes) const {
     return failure([&] { open(bytes); });
   }
-  fs::path dir, path;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
+  const fs::path path = dir / "t.gguf";
 };
 
 Bytes one(const std::vector<std::uint64_t>& extents, std::uint32_t type, std::uint64_t offset,

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -17,12 +18,6 @@ namespace fs = std::filesystem;
 
 class Guard : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-guard-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
   fs::path write(std::uint64_t bytes, const char* name = "ones") {
     FileWriter file(dir / name);
     file.write(std::string(bytes, '\1'));
@@ -32,7 +27,8 @@ class Guard : public ::testing::Test {
   static int at(const MappedFile& file, std::uint64_t offset) {
     return static_cast<int>(*static_cast<const volatile std::byte*>(file.data() + offset));
   }
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 TEST_F(Guard, AWholeFileLosesNothing) {

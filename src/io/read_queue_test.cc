@@ -18,6 +18,7 @@
 #include "core/rng.h"
 #include "core/workspace.h"
 #include "io/file.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -28,9 +29,6 @@ constexpr std::uint64_t kBlock = kDirectBlockBytes;
 class Queue : public ::testing::TestWithParam<ReadPath> {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-queue-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
     Rng rng(1, 0);
     content.resize(40 * kBlock + 100);
     for (char& c : content) c = static_cast<char>(rng.next());
@@ -38,7 +36,6 @@ class Queue : public ::testing::TestWithParam<ReadPath> {
     file.write(content);
     file.close();
   }
-  void TearDown() override { fs::remove_all(dir); }
   fs::path path() const { return dir / "bytes"; }
 
   // Null, with a message, where this machine forbids io_uring.
@@ -61,7 +58,8 @@ class Queue : public ::testing::TestWithParam<ReadPath> {
     return by_tag;
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
   std::string content, skipped;
   Buffer memory{std::size_t{4} << 20};  // on a block's boundary
   char* at(std::uint64_t block) { return static_cast<char*>(memory.data()) + block * kBlock; }

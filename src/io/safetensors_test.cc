@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -20,19 +21,14 @@ namespace fs = std::filesystem;
 
 class SafetensorsFile : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-tensors-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-    path = dir / "t.safetensors";
-  }
-  void TearDown() override { fs::remove_all(dir); }
   void put(std::string_view bytes) const {
     FileWriter writer(path);
     writer.write(bytes);
     writer.close();
   }
-  fs::path dir, path;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
+  const fs::path path = dir / "t.safetensors";
 };
 
 std::string with_length(std::string_view header, std::string_view data = "") {

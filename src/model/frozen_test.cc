@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "model/forward.h"
+#include "model/tiny_config.h"
 
 namespace stem {
 namespace {
@@ -38,19 +39,9 @@ class Frozen : public ::testing::TestWithParam<Setting> {
     }
   }
   static ModelConfig config() {
-    ModelConfig c;
-    c.vocab = 23;
-    c.width = 32;
-    c.layers = 4;
-    c.heads = 4;
-    c.kv_heads = 2;
-    c.head_width = 8;
-    c.ffn = 48;
-    c.max_positions = 16;
+    ModelConfig c = tiny_config(GetParam().variant);
     c.tied = GetParam().tied;
     c.qkv_bias = c.qk_norm = GetParam().qwen;
-    c.variant = GetParam().variant;
-    if (c.variant != FfnVariant::dense) c.stem_layers = {1, 3};
     return c;
   }
   TokenBatch batch() const { return {tokens, positions, segments, {}}; }

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "model/forward.h"
+#include "model/tiny_config.h"
 
 namespace stem {
 namespace {
@@ -21,25 +22,11 @@ void PrintTo(const Setting& s, std::ostream* out) {
 
 class LayerPass : public ::testing::TestWithParam<Setting> {
  protected:
-  LayerPass() : model(config(), {DType::f32, GetParam().narrow}) {
+  LayerPass() : model(tiny_config(GetParam().variant), {DType::f32, GetParam().narrow}) {
     init_weights(model, 4);
     model.refresh_compute(ctx);
     std::iota(tokens.begin(), tokens.end(), 3);
     for (std::int32_t i = 0; i < 12; ++i) positions[static_cast<std::size_t>(i)] = i % 6;
-  }
-  static ModelConfig config() {
-    ModelConfig c;
-    c.vocab = 23;
-    c.width = 32;
-    c.layers = 4;
-    c.heads = 4;
-    c.kv_heads = 2;
-    c.head_width = 8;
-    c.ffn = 48;
-    c.max_positions = 16;
-    c.variant = GetParam().variant;
-    if (c.variant != FfnVariant::dense) c.stem_layers = {1, 3};
-    return c;
   }
   TokenBatch batch() const { return {tokens, positions, segments, {}}; }
   static void expect_same(In got, In want) {

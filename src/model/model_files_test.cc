@@ -1,7 +1,6 @@
 #include "model/model_files.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -9,6 +8,7 @@
 
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -38,13 +38,6 @@ Model random_model(const ModelConfig& c) {
 
 class ModelFiles : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-model-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-
   std::string failure() const {
     try {
       read_model_files(dir, {});
@@ -59,7 +52,8 @@ class ModelFiles : public ::testing::Test {
     write_file_atomic(dir / kConfigFile, json.dump());
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 void expect_same(In a, In b, const std::string& name) {

@@ -2,13 +2,13 @@
 #include "model/served_weights.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
 #include <numeric>
 
 #include "io/file.h"
+#include "io/temporary_folder.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/reference/reference.h"
 #include "model/forward.h"
@@ -36,13 +36,6 @@ ModelConfig small(FfnVariant variant, bool tied = true) {
 
 class ServedModel : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-served-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-
   Model write(const ModelConfig& c, WeightFormat format) const {
     Model model(c, {});
     init_weights(model, 5);
@@ -94,7 +87,8 @@ class ServedModel : public ::testing::Test {
     return "no error";
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
   mutable Workspace workspace;
   Context context{&cpu_kernels(), &workspace, true};
 };

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "io/file.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -17,19 +18,14 @@ namespace fs = std::filesystem;
 
 class EventFileTest : public testing::Test {
  protected:
-  EventFileTest() {
-    std::string name = (fs::temp_directory_path() / "stem_events_XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~EventFileTest() override { fs::remove_all(folder_); }
-
   std::vector<fs::path> files() const {
     std::vector<fs::path> all;
     for (const auto& entry : fs::directory_iterator(folder_)) all.push_back(entry.path());
     std::sort(all.begin(), all.end());
     return all;
   }
-  fs::path folder_;
+  const TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 std::string hex(std::string_view bytes) {

@@ -1,7 +1,6 @@
 #include "secure/manifest.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <functional>
@@ -10,6 +9,7 @@
 #include "core/utc.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -19,10 +19,6 @@ using Kind = Difference::Kind;
 class ManifestFile : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-manifest-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    top = pattern;
-    dir = top / "m";
     fs::create_directories(dir / "sub");
     put("config.json", "{}");
     put("tokenizer.json", "{\"t\":1}");
@@ -32,7 +28,6 @@ class ManifestFile : public ::testing::Test {
     draft.token_stats = "sub/stats.bin";
     written = write_manifest(dir, draft);
   }
-  void TearDown() override { fs::remove_all(top); }
   void put(const std::string& name, std::string_view bytes) const { std::ofstream(dir / name) << bytes; }
   // Changes the manifest's JSON, then tells how reading and verifying fail.
   std::string with(const std::function<void(Json&)>& change) const {
@@ -49,7 +44,9 @@ class ManifestFile : public ::testing::Test {
     }
     return "no error";
   }
-  fs::path top, dir;
+  const TemporaryFolder folder;
+  const fs::path top = folder.path();
+  const fs::path dir = top / "m";
   Manifest written;
 };
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "core/rng.h"
+#include "io/temporary_folder.h"
 #include "tables/record_error.h"
 #include "tables/row_plan.h"
 
@@ -31,15 +32,11 @@ struct Ids {
 class Placed : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-placed-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
     const Rng rng(5, 0);
     values.resize(static_cast<std::size_t>(kShape.size()));
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = bf16(static_cast<float>(rng.normal_at(i)));
     write();
   }
-  void TearDown() override { fs::remove_all(dir); }
   fs::path path() const { return dir / "table.safetensors"; }
   void write() {
     SafetensorsWriter writer(
@@ -69,7 +66,8 @@ class Placed : public ::testing::Test {
     fs::resize_file(path(), data + static_cast<std::uint64_t>(records * kShape.record()) * sizeof(bf16));
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
   std::vector<bf16> values;
   const std::vector<TablePlacement> all{
       {Kind::memory, 0}, {Kind::mapped, 0}, {Kind::disk, 2800}, {Kind::disk, 1 << 20}};

@@ -12,6 +12,7 @@
 
 #include "core/rng.h"
 #include "io/file.h"
+#include "io/temporary_folder.h"
 #include "tables/disk_rates.h"
 
 namespace stem {
@@ -28,9 +29,6 @@ char value_at(std::int32_t token, std::uint64_t i) {
 class Store : public ::testing::TestWithParam<ReadPath> {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-store-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
     if (GetParam() == ReadPath::uring) {
       write(100);
       try {
@@ -40,7 +38,6 @@ class Store : public ::testing::TestWithParam<ReadPath> {
       }
     }
   }
-  void TearDown() override { fs::remove_all(dir); }
   fs::path path() const { return dir / "records"; }
   void write(std::uint64_t record_bytes) {
     record = record_bytes;
@@ -70,7 +67,8 @@ class Store : public ::testing::TestWithParam<ReadPath> {
     }
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
   std::uint64_t record = 0;
 };
 

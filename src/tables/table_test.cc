@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "io/temporary_folder.h"
 
 namespace stem {
 namespace {
@@ -30,13 +31,6 @@ Table random_table(DType dtype = DType::f32) {
 
 class TableOnDisk : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-table-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-
   fs::path write(const TableShape& shape, DType dtype, const void* data, const char* name = "stem.table") {
     const fs::path path = dir / "table.safetensors";
     SafetensorsWriter writer(path, {{name, dtype, {shape.vocab, shape.layers, shape.width}}}, {}, 4096);
@@ -53,7 +47,8 @@ class TableOnDisk : public ::testing::Test {
     return "no error";
   }
 
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 TEST(Table, StartsAsZerosAndLaysRecordsTokenMajor) {

@@ -10,6 +10,7 @@
 #include "core/rng.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/temporary_folder.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/reference/reference.h"
 #include "model/model_files.h"
@@ -82,13 +83,8 @@ bool same_bits(In a, In b) {
 
 class TrainState : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "stem-state-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir); }
-  fs::path dir;
+  const TemporaryFolder folder;
+  const fs::path dir = folder.path();
 };
 
 TEST_F(TrainState, AResumedRunEndsWithTheSameBits) {
