@@ -352,7 +352,15 @@ class ConvertRun {
       write_table(staged);
       files(staged);
     };
-    save_model_directory(to, student, dense_.tokenizer.to_json(), token_stats(), {}, save);
+    // The trainer wants the teacher's tokenizer; the finished model has its own.
+    const Tokenizer tokenizer = s_.heal.tokens > 0 ? dense_.tokenizer : with_start_token(dense_.tokenizer);
+    save_model_directory(to, student, tokenizer.to_json(), token_stats(), {}, save);
+  }
+
+  // Rows and W_d know first positions by the start token alone: every prompt is to begin with it.
+  static Tokenizer with_start_token(const Tokenizer& tokenizer) {
+    const auto start = start_token(tokenizer);
+    return start ? tokenizer.with_start(*start) : tokenizer;
   }
 
   // Of the dense model's type, with its tokenizer's settings and what it was made of.
@@ -402,8 +410,8 @@ class ConvertRun {
       dense_ = load_dense(context_, s_.model, dense_config(s_.model), limits_.sequence);
     }
     const LoadedModel trained = load_model_directory(healed, context_);
-    save_model_directory(s_.out, trained.model, dense_.tokenizer.to_json(), trained.stats, {},
-                         save_options(state_["stream_errors"]));
+    save_model_directory(s_.out, trained.model, with_start_token(dense_.tokenizer).to_json(), trained.stats,
+                         {}, save_options(state_["stream_errors"]));
     fs::remove_all(healed);
     fs::remove_all(converted);
     fs::remove_all(healed.string() + ".data");

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "data/text_source.h"
+#include "generate/chat_prompt.h"
 #include "io/digest.h"
 
 namespace stem {
@@ -86,8 +87,15 @@ std::vector<std::vector<std::int32_t>> read_all(const Tokenizer& tokenizer,
   return texts;
 }
 
-std::int32_t start_of(const Tokenizer& tokenizer) {
-  return tokenizer.bos_id().value_or(tokenizer.start_id().value_or(-1));
+// What a chat begins with; none where there is no template, or one that wants another conversation.
+std::optional<std::int32_t> chat_start(const Tokenizer& tokenizer) {
+  if (!tokenizer.chat_template()) return std::nullopt;
+  try {
+    const std::vector<std::int32_t> ids = ChatPrompt(tokenizer).encode({{"user", "Hello"}});
+    if (!ids.empty() && tokenizer.is_special(ids.front())) return ids.front();
+  } catch (const Error&) {
+  }
+  return std::nullopt;
 }
 
 Json sources_of(const std::vector<std::string>& paths, const std::vector<std::vector<std::int32_t>>& texts,
@@ -102,11 +110,17 @@ Json sources_of(const std::vector<std::string>& paths, const std::vector<std::ve
 
 }  // namespace
 
+std::optional<std::int32_t> start_token(const Tokenizer& tokenizer) {
+  for (const auto& id : {tokenizer.start_id(), chat_start(tokenizer), tokenizer.bos_id(), tokenizer.eos_id()})
+    if (id) return id;
+  return std::nullopt;
+}
+
 CalibrationText calibration_text(const Tokenizer& tokenizer, std::int64_t vocab,
                                  const std::vector<std::string>& calibrate, std::int64_t sequence,
                                  std::int64_t tokens, Json& sources) {
   const auto texts = read_all(tokenizer, calibrate);
-  const auto used = Divider(start_of(tokenizer), sequence).take(texts, tokens, false, true);
+  const auto used = Divider(start_token(tokenizer).value_or(-1), sequence).take(texts, tokens, false, true);
   sources = sources_of(calibrate, texts, used);
   CalibrationText text(joined(used), sequence);
   if (text.size() < kFewestSequences * sequence)
@@ -120,7 +134,7 @@ CalibrationText calibration_text(const Tokenizer& tokenizer, std::int64_t vocab,
 ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
                                  const std::vector<std::string>& calibrate,
                                  const std::vector<std::string>& held_out, const TextLimits& limits) {
-  const Divider divider(start_of(tokenizer), limits.sequence);
+  const Divider divider(start_token(tokenizer).value_or(-1), limits.sequence);
   const auto texts = read_all(tokenizer, calibrate), judged = read_all(tokenizer, held_out);
 
   const auto calibration = divider.take(texts, limits.calibration, false, false);

@@ -2,7 +2,9 @@
 // judged on.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,11 @@
 #include "text/tokenizer.h"
 
 namespace stem {
+
+/// The token that every sequence begins with, and every prompt of a converted model: what prompts begin with
+/// already (Tokenizer::start_id), else what chats do, else the begin-of-text token, else the end-of-text
+/// token.
+std::optional<std::int32_t> start_token(const Tokenizer& tokenizer);
 
 struct TextLimits {
   std::int64_t sequence = 512;         ///< T
@@ -36,7 +43,7 @@ struct ConversionTexts {
   bool own_held_out = false;         ///< the user gave no text to judge on
 };
 
-/// Reads files and folders, tokenises them, cuts them into sequences that begin with the model's start token.
+/// Reads files and folders, tokenises them, cuts them into sequences that begin with start_token.
 /// One of eight sequences of `calibrate` is set aside: to choose layers by, and, where `held_out` is empty,
 /// half of them to judge the result on. Texts share the limits equally; what a short one leaves, the others
 /// take. Throws kUsage where there are too few sequences, naming how many tokens of the vocabulary never

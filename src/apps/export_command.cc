@@ -201,23 +201,8 @@ void write_tokenizer(const fs::path& staged, const PatchedModel& m) {
   const Tokenizer& tokenizer = m.tokenizer();
   const fs::path from = m.loaded.directory / kTokenizerFile;
   const auto start = tokenizer.start_id(), end = tokenizer.eos_id();
-  std::string text = read_file(from);
-  if (start && tokenizer.prefix_ids().empty()) {
-    const std::string token = tokenizer.token_bytes(*start);
-    const auto piece = [](const char* kind, const std::string& id, int type) {
-      return Json{{kind, {{"id", id}, {"type_id", type}}}};
-    };
-    Json json = parse_json(text, from.string());
-    json["post_processor"] = {
-        {"type", "TemplateProcessing"},
-        {"single", Json::array({piece("SpecialToken", token, 0), piece("Sequence", "A", 0)})},
-        {"pair", Json::array({piece("SpecialToken", token, 0), piece("Sequence", "A", 0),
-                              piece("SpecialToken", token, 1), piece("Sequence", "B", 1)})},
-        {"special_tokens",
-         {{token, {{"id", token}, {"ids", Json::array({*start})}, {"tokens", Json::array({token})}}}}}};
-    text = dump_json(json);
-  }
-  write_file_atomic(staged / kTokenizerFile, text);
+  const bool told = !start || !tokenizer.prefix_ids().empty();
+  write_file_atomic(staged / kTokenizerFile, told ? read_file(from) : tokenizer.with_start(*start).to_json());
 
   Json config = Json::object();
   if (const fs::path given = m.loaded.directory / kTokenizerConfigFile; fs::exists(given))

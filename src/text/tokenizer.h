@@ -99,6 +99,9 @@ class Tokenizer {
   /// eos_token.
   Tokenizer with_config(std::string_view json, std::string_view name) const;
   Tokenizer with_chat_template(std::string chat_template) const;
+  /// A copy whose post_processor puts `id` before every text, so that start_id() is `id`; one that has a
+  /// prefix stays as it is. Error (kNotFound) if there is no such token.
+  Tokenizer with_start(std::int32_t id) const;
 
  private:
   friend class StreamDecoder;

@@ -22,6 +22,19 @@ const Json& pre_tokenizer_of(const Json& frame) {
   return found == frame.end() ? null : *found;
 }
 
+Json start_template(std::int32_t id, const std::string& token) {
+  const Json start = {{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
+  const auto text = [](const char* which, int type) {
+    return Json{{"Sequence", {{"id", which}, {"type_id", type}}}};
+  };
+  Json ids = Json::object();
+  ids[token] = {{"id", token}, {"ids", Json::array({id})}, {"tokens", Json::array({token})}};
+  return {{"type", "TemplateProcessing"},
+          {"single", Json::array({start, text("A", 0)})},
+          {"pair", Json::array({start, text("A", 0), text("B", 1)})},
+          {"special_tokens", std::move(ids)}};
+}
+
 Tokenizer::Data::Data(Json frame_, Bpe model_, const std::string& name)
     : frame(std::move(frame_)),
       model(std::move(model_)),

@@ -17,6 +17,9 @@ std::string within(std::string_view name, std::string_view field);
 /// The `pre_tokenizer` of a tokenizer.json; null if it is absent.
 const Json& pre_tokenizer_of(const Json& frame);
 
+/// A TemplateProcessing post_processor that puts the token `id`, written `token`, before every text.
+Json start_template(std::int32_t id, const std::string& token);
+
 struct Tokenizer::Data {
   Data(Json frame_, Bpe model_, const std::string& name);
 

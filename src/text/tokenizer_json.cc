@@ -256,6 +256,19 @@ Tokenizer Tokenizer::with_config(std::string_view text, std::string_view name) c
   return copy;
 }
 
+Tokenizer Tokenizer::with_start(std::int32_t id) const {
+  if (!prefix_ids().empty()) return *this;
+  Json frame = data_->frame;
+  Json& post = frame["post_processor"];
+  Json start = start_template(id, token_bytes(id));
+  // A ByteLevel says where words begin, which the template knows nothing of.
+  post = post.is_null() ? std::move(start)
+                        : Json{{"type", "Sequence"}, {"processors", Json::array({post, std::move(start)})}};
+  Tokenizer copy = *this;
+  copy.data_ = std::make_shared<const Data>(std::move(frame), data_->model, "post_processor");
+  return copy;
+}
+
 Tokenizer Tokenizer::with_chat_template(std::string chat_template) const {
   Tokenizer copy = *this;
   copy.config_.chat_template = std::move(chat_template);

@@ -256,6 +256,31 @@ TEST(Tokenizer, TemplateProcessingIsReported) {
   EXPECT_EQ(Ids(tokenizer.suffix_ids().begin(), tokenizer.suffix_ids().end()), (Ids{1, 2}));
 }
 
+TEST(Tokenizer, WithStartPutsATokenBeforeEveryText) {
+  const auto ids = [](std::span<const std::int32_t> span) { return Ids(span.begin(), span.end()); };
+  const Tokenizer none =
+      Tokenizer::from_json(tiny_json().dump(), "t").with_config(R"({"eos_token":"b"})", "c");
+  EXPECT_EQ(none.start_id(), std::nullopt);
+  for (const char* before : {"null", R"({"type":"ByteLevel"})",
+                             R"({"type":"TemplateProcessing","pair":[],
+           "single":[{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"b","type_id":0}}],
+           "special_tokens":{"b":{"id":"b","ids":[1],"tokens":["b"]}}})"}) {
+    Json json = tiny_json();
+    json["post_processor"] = Json::parse(before);
+    const Tokenizer plain = Tokenizer::from_json(json.dump(), "t"), made = plain.with_start(0);
+    const Tokenizer loaded = Tokenizer::from_json(made.to_json(), "loaded");
+    for (const Tokenizer& t : {made, loaded}) {
+      EXPECT_EQ(ids(t.prefix_ids()), Ids{0}) << before;
+      EXPECT_EQ(ids(t.suffix_ids()), ids(plain.suffix_ids())) << before;
+      EXPECT_EQ(t.start_id(), 0) << before;
+      EXPECT_EQ(t.encode("ab"), Ids{2}) << before;
+    }
+    EXPECT_EQ(made.with_start(1).to_json(), made.to_json()) << before;
+    EXPECT_EQ(plain.prefix_ids().size(), 0u) << before;
+  }
+  EXPECT_THROW(none.with_start(1000), Error);
+}
+
 TEST(Tokenizer, SavesAndLoadsWithItsConfiguration) {
   const auto folder =
       std::filesystem::temp_directory_path() / ("stem_tokenizer_" + std::to_string(::getpid()));

@@ -11,6 +11,7 @@
 #include "text/merge_rules.h"
 #include "text/pre_tokenizer.h"
 #include "text/token_decoder.h"
+#include "text/tokenizer_data.h"
 #include "text/utf8.h"
 
 namespace stem {
@@ -177,19 +178,6 @@ Json added_token(std::size_t id, const std::string& content, bool special) {
           {"rstrip", false}, {"normalized", false}, {"special", special}};
 }
 
-Json begin_template(std::int32_t id, const std::string& token) {
-  const Json begin = {{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
-  const auto text = [](const char* which, int type) {
-    return Json{{"Sequence", {{"id", which}, {"type_id", type}}}};
-  };
-  Json ids = Json::object();
-  ids[token] = {{"id", token}, {"ids", Json::array({id})}, {"tokens", Json::array({token})}};
-  return {{"type", "TemplateProcessing"},
-          {"single", Json::array({begin, text("A", 0)})},
-          {"pair", Json::array({begin, text("A", 0), text("B", 1)})},
-          {"special_tokens", std::move(ids)}};
-}
-
 std::vector<MergeRule> read_merges(const VocabularyPieces& pieces, const Vocabulary& vocabulary,
                                    const std::vector<GgufTokenType>& types, const std::string& name) {
   std::vector<MergeRule> merges;
@@ -267,7 +255,7 @@ Tokenizer tokenizer_from_pieces(const VocabularyPieces& pieces, std::string_view
   }
   const auto token_of = [&](std::int32_t id) { return pieces.tokens[static_cast<std::size_t>(id)]; };
   if (pieces.add_bos && pieces.bos) {
-    frame["post_processor"] = begin_template(*pieces.bos, token_of(*pieces.bos));
+    frame["post_processor"] = start_template(*pieces.bos, token_of(*pieces.bos));
   }
   std::vector<MergeRule> merges = read_merges(pieces, vocabulary, types, file);
   Json config = Json::object();
