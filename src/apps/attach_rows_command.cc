@@ -28,10 +28,7 @@ struct AttachOptions {
 };
 
 std::vector<std::int64_t> layers_of(const std::string& choice, std::int64_t count) {
-  if (choice != "all") return stem_layers_from(choice, count, "--layers");
-  std::vector<std::int64_t> all(static_cast<std::size_t>(count));
-  for (std::int64_t l = 0; l < count; ++l) all[static_cast<std::size_t>(l)] = l;
-  return all;
+  return stem_layers_from(choice, count, "--layers", 0);
 }
 
 // The configuration with rows: those asked for, or those that the model already has, to be calibrated.

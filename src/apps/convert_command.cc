@@ -85,7 +85,7 @@ void run_convert(Options& o) {
   o.settings.teacher = o.teacher;
   if (!o.teacher.empty() && o.settings.heal.tokens == 0)
     fail(ErrorCode::kUsage, "--teacher: expected --heal TOKENS beside it");
-  require_new_model(o.out, o.replace, o.model);
+  require_new_model(o.out, o.replace || conversion_unreported(o.out), o.model);
   const std::filesystem::path folder = std::filesystem::path(o.report).parent_path();
   if (!folder.empty() && !std::filesystem::is_directory(folder))
     fail(ErrorCode::kNotFound, "--report: expected a file in a folder that is there, found no folder {}",
@@ -107,6 +107,7 @@ void run_convert(Options& o) {
   const std::filesystem::path report =
       o.report.empty() ? run_directory(o.out) / "conversion.html" : std::filesystem::path(o.report);
   write_file_atomic(report, conversion_report(result));
+  conversion_reported(o.out);
   if (o.json) {
     fmt::print("{}", dump_json(result));
     return;
@@ -139,8 +140,9 @@ void add_convert_command(CLI::App& app) {
                    "text to judge the result on; may be repeated (default: a part of the calibration's)")
       ->allow_extra_args(false);
   command
-      ->add_option("--layers", s.layers, "best:N by least damage, third, half, full, or a list such as 0,4")
-      ->capture_default_str();
+      ->add_option("--layers", s.layers,
+                   "best:N by least damage, third (layers 0, 3, 6, …), half, full, or a list such as 0,4")
+      ->default_str("best:10, or all of fewer");
   command->add_option("--tokens", s.limits.calibration, "tokens to calibrate on, at most")
       ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))
       ->capture_default_str();
@@ -163,13 +165,22 @@ void add_convert_command(CLI::App& app) {
                    "share of earlier layers' error that the refit of W_d is to make up for")
       ->check(number_in(0.0, 1.0))
       ->capture_default_str();
-  command
-      ->add_option("--heal", s.heal.tokens,
-                   "tokens to distil on afterwards: rows, W_g and W_d of the converted layers")
+  command->add_option("--heal", s.heal.tokens, "tokens to distil on afterwards")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->capture_default_str();
+  command
+      ->add_option_function<std::string>(
+          "--heal-scope",
+          [o](const std::string& name) {
+            o->settings.heal.scope = name == "ffn" ? HealScope::ffn : HealScope::all;
+          },
+          "what learns besides the rows: all weights but the embedding, or ffn, the converted layers' W_g "
+          "and "
+          "W_d")
+      ->check(CLI::IsMember({"all", "ffn"}))
+      ->default_str("all");
   command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)");
-  command->add_option("--heal-lr", s.heal.lr, "learning rate of W_g and W_d")
+  command->add_option("--heal-lr", s.heal.lr, "learning rate of the weights")
       ->check(number_in(0.0, 1.0))
       ->capture_default_str();
   command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")

@@ -46,20 +46,27 @@ void write_data(const fs::path& dir, const fs::path& model, std::span<const std:
   save_shard(dir / kHeldOutTokens, last);  // a run wants one; the conversion judges on its own text
 }
 
-// Every tensor but W_g and W_d of the converted layers.
-std::string frozen(const ModelConfig& c) {
-  std::string names = c.tied ? "" : "model.embed_tokens.weight";
-  for_each_tensor(c, DenseTensors::layout(c), [&](const std::string& name, Out, TensorKind) {
+std::string frozen(const ModelConfig& c, HealScope scope) {
+  const auto learns = [&](const std::string& name, TensorKind kind) {
+    if (scope == HealScope::all) return kind != TensorKind::embedding;
     for (const std::int64_t l : c.stem_layers) {
       const std::string mlp = fmt::format("model.layers.{}.mlp.", l);
-      if (name == mlp + "gate_proj.weight" || name == mlp + "down_proj.weight") return;
+      if (name == mlp + "gate_proj.weight" || name == mlp + "down_proj.weight") return true;
     }
-    names += (names.empty() ? "" : ",") + name;
+    return false;
+  };
+  std::string names = c.tied ? "" : "model.embed_tokens.weight";
+  for_each_tensor(c, DenseTensors::layout(c), [&](const std::string& name, Out, TensorKind kind) {
+    if (!learns(name, kind)) names += (names.empty() ? "" : ",") + name;
   });
   return names;
 }
 
 }  // namespace
+
+std::string_view name_of(HealScope scope) {
+  return scope == HealScope::all ? "all" : "ffn";
+}
 
 void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t sequence) {
   const auto config_of = [](const fs::path& directory) {
@@ -82,8 +89,8 @@ void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t 
 }
 
 void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, const fs::path& out,
-          std::span<const std::int32_t> text, std::int64_t sequence, double row_rms, const HealSettings& heal,
-          bool quiet) {
+          std::span<const std::int32_t> text, std::int64_t sequence, double row_rms, const FirstState* first,
+          const HealSettings& heal, bool quiet) {
   const std::string source = (converted / kConfigFile).string();
   const ModelConfig c = config_from_json(parse_json(read_file(source), source), source);
   const fs::path data = out.string() + ".data", run = run_directory(out);
@@ -94,21 +101,23 @@ void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, 
   s.train.batch.max_sequence = half;
   s.train.lr = heal.lr;
   s.train.table_lr = heal.row_lr * row_rms;
-  // Adam's first steps are as long as its last: a W_d that makes the start token's large state must be met
-  // gently.
   s.train.warmup = std::clamp<std::int64_t>(
       s.train.steps / 20, std::min<std::int64_t>(10, std::max<std::int64_t>(s.train.steps / 2, 1)),
       kLongestWarmup);
   s.train.floor = 0.05;
   s.train.decay = 0.0;
-  s.train.freeze = frozen(c);
+  s.train.freeze = frozen(c, heal.scope);
+  s.train.fixed_first = first != nullptr;
   s.train.teacher = teacher.string();
   s.eval_every = 0;
   s.checkpoint_every = kCheckpointSteps;
   s.keep_checkpoints = 1;
   const bool begun = fs::exists(run / kCheckpoints / kLatest);
   if (!begun) write_data(data, converted, text, sequence);
-  train_run(runtime, data, out, s, {begun, quiet, begun ? fs::path() : converted});
+  RunOptions options{begun, quiet, begun ? fs::path() : converted};
+  if (first)
+    options.adjust = [first](const Context& context, Model& model) { first->restore(context, model); };
+  train_run(runtime, data, out, s, options);
 }
 
 }  // namespace stem

@@ -52,7 +52,7 @@ std::vector<std::int64_t> listed_layers(const std::string& choice, const ModelCo
   if (best_count(choice, dense.layers) > 0) return {};
   ModelConfig c = dense;
   c.variant = FfnVariant::stem;
-  c.stem_layers = stem_layers_from(choice, dense.layers, "--layers");
+  c.stem_layers = stem_layers_from(choice, dense.layers, "--layers", 0);
   if (c.stem_layers.empty()) fail(ErrorCode::kUsage, "--layers: expected at least one layer, found none");
   c.validate("--layers");
   return c.stem_layers;
@@ -64,6 +64,16 @@ std::vector<LayerDamage> damage_from(const Json& state, const std::string& name)
     damage.push_back({get_int(d, "layer", name, std::ssize(damage), std::ssize(damage)),
                       get_number(d, "damage", name, -1e9, 1e9), get_number(d, "ffn_error", name, 0, 1e300)});
   return damage;
+}
+
+// The model that this state's run has written and not reported on yet lies at `out`.
+bool unreported(const Json& state, const fs::path& out) {
+  return state.contains("model") && fs::exists(out / kManifestName) &&
+         Json(uuid_text(read_manifest(out).uuid)) == state["model"];
+}
+
+fs::path state_file(const fs::path& out) {
+  return run_directory(out) / "convert" / kStateFile;
 }
 
 /// One process at a time works in a folder: a lock that goes with the process.
@@ -147,26 +157,57 @@ class ConvertRun {
 
   Json run() {
     open_state();
+    if (!unreported(state_, s_.out)) make();
+    remove_parts();
+    return judge();
+  }
+
+ private:
+  void make() {
     const bool healing = s_.heal.tokens > 0;
     const fs::path converted = healing ? work_ / "converted" : s_.out;
+    state_["model"] = uuid_text(random_uuid());
     if (!healing || !state_.contains("row_rms")) {
       const InterruptGuard interrupts;
       choose_layers();
       stop_if_asked("the damage of each layer");
       convert_layers();
       stop_if_asked("the last layer");
-      assemble(converted);
-      state_["row_rms"] = row_rms_;
       state_["chosen"] = layers_;
       state_["stream_errors"] = stream_errors();
       save_state();
-      for (const std::int64_t l : layers_) fs::remove(rows_file(l)), fs::remove(down_file(l));
+      assemble(converted);
+      state_["row_rms"] = row_rms_;
+      save_state();
+      remove_layers();
     }
     if (healing) heal_model(converted);
-    return finish();
   }
 
- private:
+  void remove_layers() const {
+    for (const auto& entry : fs::directory_iterator(work_))
+      if (entry.path().filename().string().starts_with("layer-")) fs::remove(entry.path());
+  }
+
+  // All that the finished model was made of.
+  void remove_parts() const {
+    remove_layers();
+    const fs::path healed = work_ / "healed";
+    for (const fs::path& part : {work_ / "converted", healed, fs::path(healed.string() + ".data"),
+                                 run_directory(healed) / kCheckpoints})
+      fs::remove_all(part);
+  }
+
+  // The finished model has the identity that the state names: where that lies in place, it is done.
+  Manifest draft() const {
+    Manifest manifest;
+    const std::string text = get_string(state_, "model", (work_ / kStateFile).string());
+    if (!parse_uuid(text, &manifest.uuid))
+      fail(ErrorCode::kFormat, "{}: model: expected a UUID, found {}", (work_ / kStateFile).string(),
+           shown(Json(text)));
+    return manifest;
+  }
+
   // What the results depend on.
   Json settings_json() const {
     return {{"source", uuid_text(dense_.manifest.uuid)},
@@ -178,6 +219,7 @@ class ConvertRun {
             {"ridge", s_.options.ridge},
             {"catch_up", s_.options.catch_up},
             {"heal_tokens", s_.heal.tokens},
+            {"heal_scope", name_of(s_.heal.scope)},
             {"heal_lr", s_.heal.lr},
             {"heal_row_lr", s_.heal.row_lr},
             {"teacher", s_.teacher.empty() ? "" : uuid_text(read_manifest(s_.teacher).uuid)},
@@ -190,9 +232,15 @@ class ConvertRun {
     const fs::path path = work_ / kStateFile;
     const Json wanted = settings_json();
     if (fs::exists(path)) {
-      state_ = parse_json(read_file(path, 1 << 24), path.string());
+      const std::string name = path.string();
+      state_ = parse_json(read_file(path, 1 << 24), name);
+      if (const std::string format = get_string(state_, "format", name); format != kStateFormat)
+        fail(ErrorCode::kFormat, "{}: format: expected {}, found {}", name, kStateFormat,
+             shown(Json(format)));
+      get_array(state_, "damage", name);
+      const Json& settings = get_object(state_, "settings", name);
       for (const auto& [key, value] : wanted.items()) {
-        const Json found = state_.contains("settings") ? state_["settings"].value(key, Json()) : Json();
+        const Json found = settings.value(key, Json());
         if (found == value) continue;
         fail(ErrorCode::kUsage,
              "{}: {}: expected {} (this command), found {}: a conversion that was begun otherwise; remove {} "
@@ -202,8 +250,7 @@ class ConvertRun {
       return;
     }
     // Layers without the settings that they were made by are nobody's.
-    for (const auto& entry : fs::directory_iterator(work_))
-      if (entry.path().filename().string().starts_with("layer-")) fs::remove(entry.path());
+    remove_layers();
     state_ = {{"format", kStateFormat}, {"settings", wanted}, {"damage", Json::array()}};
     save_state();
   }
@@ -324,17 +371,28 @@ class ConvertRun {
     SafetensorsWriter table(dir / kTableFile,
                             {{"stem.table", DType::bf16, {c.vocab, std::ssize(layers_), c.ffn}}}, {},
                             kDirectBlockBytes);
-    double squares = 0;
+    std::vector<double> squares(layers.size(), 0.0);
     std::vector<bf16> record(static_cast<std::size_t>(std::ssize(layers_) * c.ffn));
     for (std::int64_t t = 0; t < c.vocab; ++t) {
       for (std::size_t s = 0; s < layers.size(); ++s)
         std::copy_n(layers[s].row<bf16>(t), c.ffn, record.begin() + static_cast<std::ptrdiff_t>(s) * c.ffn);
       table.write("stem.table", record.data(), record.size() * sizeof(bf16));
-      for (const bf16 value : record)
-        squares += static_cast<double>(static_cast<float>(value) * static_cast<float>(value));
+      for (std::size_t i = 0; i < record.size(); ++i) {
+        const auto value = static_cast<double>(static_cast<float>(record[i]));
+        squares[i / static_cast<std::size_t>(c.ffn)] += value * value;
+      }
     }
     table.close();
-    row_rms_ = std::sqrt(squares / static_cast<double>(c.vocab * std::ssize(record)));
+    double all = 0;
+    for (std::size_t s = 0; s < layers.size(); ++s) {
+      if (!std::isfinite(squares[s]))
+        fail(ErrorCode::kFormat,
+             "{}: rows: expected finite values, found others: remove {} too, and the same command converts "
+             "the layer again",
+             rows_file(layers_[s]).string(), down_file(layers_[s]).string());
+      all += squares[s];
+    }
+    row_rms_ = std::sqrt(all / static_cast<double>(c.vocab * std::ssize(record)));
   }
 
   void assemble(const fs::path& to) {
@@ -354,7 +412,7 @@ class ConvertRun {
     };
     // The trainer wants the teacher's tokenizer; the finished model has its own.
     const Tokenizer tokenizer = s_.heal.tokens > 0 ? dense_.tokenizer : with_start_token(dense_.tokenizer);
-    save_model_directory(to, student, tokenizer.to_json(), token_stats(), {}, save);
+    save_model_directory(to, student, tokenizer.to_json(), token_stats(), draft(), save);
   }
 
   // Rows and W_d know first positions by the start token alone: every prompt is to begin with it.
@@ -400,22 +458,21 @@ class ConvertRun {
     const double row_rms = number_of(state_, "row_rms");
     layers_ = integers_of(state_, "chosen");
     if (!fs::exists(healed / kManifestName)) {
+      std::optional<FirstState> first;
+      if (const auto start = start_token(dense_.tokenizer)) first.emplace(context_, dense_.model, *start);
       dense_.model = {};  // the trainer has its own
       try {
-        heal(runtime_, converted, teacher, healed, texts_.healing, limits_.sequence, row_rms, s_.heal,
-             s_.quiet);
+        heal(runtime_, converted, teacher, healed, texts_.healing, limits_.sequence, row_rms,
+             first ? &*first : nullptr, s_.heal, s_.quiet);
       } catch (const Interrupted& stop) {
         throw Interrupted{stop.signal, "stopped while healing; the same command goes on from there"};
       }
       dense_ = load_dense(context_, s_.model, dense_config(s_.model), limits_.sequence);
     }
     const LoadedModel trained = load_model_directory(healed, context_);
+    save_state();  // under which identity it will lie there
     save_model_directory(s_.out, trained.model, with_start_token(dense_.tokenizer).to_json(), trained.stats,
-                         {}, save_options(state_["stream_errors"]));
-    fs::remove_all(healed);
-    fs::remove_all(converted);
-    fs::remove_all(healed.string() + ".data");
-    fs::remove_all(run_directory(healed) / kCheckpoints);
+                         draft(), save_options(state_["stream_errors"]));
   }
 
   Json origin_json(const Json& stream_errors) const {
@@ -428,7 +485,7 @@ class ConvertRun {
   }
 
   // The finished model as it lies on disk, beside the dense one.
-  Json finish() {
+  Json judge() {
     LoadOptions options;
     options.precision = dense_.model.precision;
     LoadedModel made = load_model_directory(s_.out, context_, options);
@@ -511,8 +568,23 @@ class ConvertRun {
 
 }  // namespace
 
-Json convert_model(Runtime& runtime, const ConvertSettings& settings) {
-  const ModelConfig config = dense_config(settings.model);
+bool conversion_unreported(const fs::path& out) {
+  const fs::path file = state_file(out);
+  return fs::exists(file) && unreported(parse_json(read_file(file, 1 << 24), file.string()), out);
+}
+
+void conversion_reported(const fs::path& out) {
+  const fs::path file = state_file(out);
+  Json state = parse_json(read_file(file, 1 << 24), file.string());
+  state.erase("model");
+  write_file_atomic(file, dump_json(state));
+}
+
+Json convert_model(Runtime& runtime, const ConvertSettings& given) {
+  const ModelConfig config = dense_config(given.model);
+  ConvertSettings settings = given;
+  if (settings.layers.empty())
+    settings.layers = fmt::format("best:{}", std::min<std::int64_t>(10, config.layers));
   listed_layers(settings.layers, config);  // faults come before the work
   if (!settings.teacher.empty())
     check_teacher(settings.model, settings.teacher, std::min(settings.limits.sequence, config.max_positions));

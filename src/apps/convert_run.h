@@ -16,7 +16,7 @@ namespace stem {
 
 struct ConvertSettings {
   std::filesystem::path model, out;
-  std::string layers = "best:10";  ///< best:N, third, half, full, or a list
+  std::string layers;  ///< best:N, third, half, full, or a list; empty: best:10, or all of fewer
   std::vector<std::string> calibrate, held_out;
   TextLimits limits;
   std::int64_t damage_tokens = 32'768;  ///< of the calibration text, at most, to choose layers by
@@ -33,6 +33,9 @@ struct ConvertSettings {
 /// (docs/formats/conversion.md); the same JSON lies in the model as kConversionFile.
 Json convert_model(Runtime& runtime, const ConvertSettings& settings);
 
-inline constexpr const char* kConversionFile = "conversion.json";
+/// True while the model at `out` is one that convert_model wrote and nobody was told of: the same command
+/// judges it without making it again. `conversion_reported` ends that.
+bool conversion_unreported(const std::filesystem::path& out);
+void conversion_reported(const std::filesystem::path& out);
 
 }  // namespace stem

@@ -80,6 +80,23 @@ std::vector<std::int32_t> every_second(const std::vector<std::int32_t>& text, st
   return half;
 }
 
+// The result is not judged on what it was made from.
+void require_apart(const std::vector<std::string>& calibrate, const std::vector<std::string>& held_out) {
+  namespace fs = std::filesystem;
+  const auto place = [](const std::string& path) { return (fs::weakly_canonical(path) / "").parent_path(); };
+  const auto within = [&](const std::string& inner, const std::string& outer) {
+    const fs::path a = place(inner), b = place(outer);
+    return std::mismatch(b.begin(), b.end(), a.begin(), a.end()).first == b.end();
+  };
+  for (const std::string& judged : held_out) {
+    for (const std::string& used : calibrate) {
+      if (within(judged, used) || within(used, judged))
+        fail(ErrorCode::kUsage, "--held-out: {}: expected text that is not calibrated on, found it in {}",
+             judged, used);
+    }
+  }
+}
+
 std::vector<std::vector<std::int32_t>> read_all(const Tokenizer& tokenizer,
                                                 const std::vector<std::string>& paths) {
   std::vector<std::vector<std::int32_t>> texts;
@@ -125,15 +142,17 @@ CalibrationText calibration_text(const Tokenizer& tokenizer, std::int64_t vocab,
   CalibrationText text(joined(used), sequence);
   if (text.size() < kFewestSequences * sequence)
     fail(ErrorCode::kUsage,
-         "--calibrate: expected at least {} sequences of {} tokens, found {} ({} of the vocabulary's {} "
-         "tokens never occur)",
-         kFewestSequences, sequence, text.size() / sequence, vocab - std::ssize(text.distinct()), vocab);
+         "--calibrate: expected at least {} sequences of {} tokens, found {} of at most {} tokens (--tokens; "
+         "{} of the vocabulary's {} tokens never occur)",
+         kFewestSequences, sequence, text.size() / sequence, tokens, vocab - std::ssize(text.distinct()),
+         vocab);
   return text;
 }
 
 ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
                                  const std::vector<std::string>& calibrate,
                                  const std::vector<std::string>& held_out, const TextLimits& limits) {
+  require_apart(calibrate, held_out);
   const Divider divider(start_token(tokenizer).value_or(-1), limits.sequence);
   const auto texts = read_all(tokenizer, calibrate), judged = read_all(tokenizer, held_out);
 
@@ -160,13 +179,18 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
     const std::int64_t most = std::max(limits.healing, kFewestSequences * limits.sequence);
     result.healing = joined(divider.take(texts, most, false, false));
   }
+  if (!own && result.held_out.size() == 0) {
+    fail(ErrorCode::kUsage, "--held-out: expected at least one sequence of {} tokens, found {} tokens",
+         limits.sequence, joined(judged).size());
+  }
   const std::int64_t sequences = result.calibration.size() / limits.sequence;
   if (sequences < kFewestSequences || result.selection.size() == 0 || result.held_out.size() == 0) {
     const std::int64_t unseen = vocab - std::ssize(result.calibration.distinct());
     fail(ErrorCode::kUsage,
          "--calibrate: expected at least {} sequences of {} tokens and text to judge on, found {} and {} "
-         "tokens ({} of the vocabulary's {} tokens never occur)",
-         kFewestSequences, limits.sequence, sequences, result.held_out.size(), unseen, vocab);
+         "tokens, of at most {} (--tokens) to calibrate on ({} of the vocabulary's {} tokens never occur)",
+         kFewestSequences, limits.sequence, sequences, result.held_out.size(), limits.calibration, unseen,
+         vocab);
   }
   std::int64_t first = 0;
   const std::vector<std::string>& names = own ? calibrate : held_out;

@@ -173,11 +173,12 @@ void eval_facts(Runtime& runtime, const PatchedModel& opened, const Options& o, 
   if (!o.swaps) return;
   const SwapScores scores = score_swaps(text_context(runtime, opened), opened.loaded, suite, 0, o.json);
   for (const SwapScore& s : scores.templates) {
-    if (!o.json)
+    if (!o.json && s.pairs == 0)
+      fmt::print("{:<22} no pair of countries whose answers the model says\n", s.id);
+    else if (!o.json)
       fmt::print("{:<22} swap {:>5.1f} %  own {:>5.1f} %  of {} pairs\n", s.id,
-                 s.pairs == 0 ? 0.0 : 100.0 * static_cast<double>(s.donor) / static_cast<double>(s.pairs),
-                 s.pairs == 0 ? 0.0 : 100.0 * static_cast<double>(s.own) / static_cast<double>(s.pairs),
-                 s.pairs);
+                 100.0 * static_cast<double>(s.donor) / static_cast<double>(s.pairs),
+                 100.0 * static_cast<double>(s.own) / static_cast<double>(s.pairs), s.pairs);
   }
   result["swaps"] = to_json(scores);
 }

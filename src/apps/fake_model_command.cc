@@ -158,7 +158,7 @@ void add_fake_model_command(CLI::App& app) {
   command->add_option("out", o->out, "model directory to write")->required();
   command->add_option("--like", o->like, "model directory or config.json (ours or a Llama's) with the shape")
       ->required();
-  command->add_option("--stem-layers", o->stem_layers, "third, half, full, none or a list such as 1,4")
+  command->add_option("--stem-layers", o->stem_layers, "third, half, full, all, none or a list such as 1,4")
       ->capture_default_str();
   command->add_option("--variant", o->variant, "stem, stem_gate or stem_additive")
       ->check(CLI::IsMember({"stem", "stem_gate", "stem_additive"}))

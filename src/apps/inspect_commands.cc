@@ -34,6 +34,7 @@ void run_where(const WhereOptions& o) {
          o.model);
   const std::filesystem::path path = std::filesystem::path(o.model) / (zeros ? kReferenceFile : kTableFile);
   const Safetensors file = Safetensors::open(path);
+  const bool converted = std::filesystem::exists(std::filesystem::path(o.model) / kConversionFile);
   Json result = Json::array();
   for (const std::string& text : o.texts) {
     const auto ids = opened.tokenizer().encode(text, false);
@@ -71,8 +72,8 @@ void run_where(const WhereOptions& o) {
         fmt::print("  occurs {} times in the text that the reference rows are from\n",
                    count_text(opened.loaded.reference->occurrences[at]));
       if (row.contains("updates"))
-        fmt::print("  seen {} times in the training text, updated in {} steps\n",
-                   count_text(row["frequency"]), count_text(row["updates"]));
+        fmt::print("  seen {} times in the {} text, updated in {} steps\n", count_text(row["frequency"]),
+                   converted ? "conversion's" : "training", count_text(row["updates"]));
     }
   }
   if (o.json) fmt::print("{}", dump_json(result));

@@ -24,6 +24,11 @@ TokenStats read_stats(const std::filesystem::path& path, std::int64_t vocab) {
   return stats;
 }
 
+void copy_if_there(const std::filesystem::path& from, const std::filesystem::path& to, const char* name) {
+  namespace fs = std::filesystem;
+  if (fs::exists(from / name)) fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing);
+}
+
 }  // namespace
 
 LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context,
@@ -87,13 +92,15 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
 }
 
 void copy_tokenizer_config(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (std::filesystem::exists(from / kTokenizerConfigFile))
-    write_file_atomic(to / kTokenizerConfigFile, read_file(from / kTokenizerConfigFile));
+  copy_if_there(from, to, kTokenizerConfigFile);
 }
 
 void copy_reference_rows(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (std::filesystem::exists(from / kReferenceFile))
-    std::filesystem::copy_file(from / kReferenceFile, to / kReferenceFile);
+  copy_if_there(from, to, kReferenceFile);
+}
+
+void copy_conversion(const std::filesystem::path& from, const std::filesystem::path& to) {
+  copy_if_there(from, to, kConversionFile);
 }
 
 std::filesystem::path run_directory(const std::filesystem::path& model_directory) {

@@ -18,6 +18,7 @@ namespace stem {
 inline constexpr const char* kTokenizerFile = "tokenizer.json";
 inline constexpr const char* kTokenizerConfigFile = "tokenizer_config.json";
 inline constexpr const char* kTokenStatsFile = "token_stats.safetensors";
+inline constexpr const char* kConversionFile = "conversion.json";
 
 /// How often each token occurred in the training text, and the health of its record: how often it was
 /// updated, its L2 norm and its L2 distance from where the run started. [V] each; norm and distance may be
@@ -67,6 +68,8 @@ Manifest save_model_directory(const std::filesystem::path& directory, const Mode
 void copy_tokenizer_config(const std::filesystem::path& from, const std::filesystem::path& to);
 /// Copies the reference rows where `from` has some: for a model that computes the same.
 void copy_reference_rows(const std::filesystem::path& from, const std::filesystem::path& to);
+/// Copies what a converted model was made of, where `from` is one.
+void copy_conversion(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Where a run keeps what is not the model itself: "out/atlas" -> "out/atlas.run".
 std::filesystem::path run_directory(const std::filesystem::path& model_directory);

@@ -74,6 +74,7 @@ void run_quantize(const Options& o) {
     save.more = [&](const fs::path& staged) {
       copy_tokenizer_config(o.model, staged);
       copy_reference_rows(o.model, staged);
+      copy_conversion(o.model, staged);
     };
     const Table& table = loaded.model.table;
     if (table.present()) {

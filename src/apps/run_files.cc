@@ -65,6 +65,7 @@ void require_no_model(const std::filesystem::path& folder) {
 void require_new_model(const std::filesystem::path& directory, bool replace,
                        const std::filesystem::path& source) {
   namespace fs = std::filesystem;
+  replaceable_directory(directory);
   if (!replace && fs::exists(directory / kManifestName))
     fail(ErrorCode::kUsage,
          "{}: expected a new model directory, found a model ({}): name another, or say --replace",

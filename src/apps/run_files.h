@@ -41,7 +41,8 @@ RunPaths find_run(const std::filesystem::path& given);
 void require_no_model(const std::filesystem::path& folder);
 
 /// Throws kUsage where a model is already, unless `replace`; inside another model's directory, whose manifest
-/// lists every file in it; and at `source`, the model that the new one is made of.
+/// lists every file in it; at `source`, the model that the new one is made of; and where StagedDirectory
+/// would not put one.
 void require_new_model(const std::filesystem::path& directory, bool replace = false,
                        const std::filesystem::path& source = {});
 

@@ -39,7 +39,7 @@ std::vector<Key> keys_of(Settings& s) {
       {"model.qk_norm", "heads of q and k are normed, as in Qwen3", &s.model.qk_norm},
       {"model.tied", "output head is the token embedding", &s.model.tied},
       {"model.variant", "dense, stem, stem_gate, stem_additive, hash_moe or moe", &s.variant},
-      {"model.stem_layers", "third, half, full, none or a list such as \"1,4\"", &s.stem_layers},
+      {"model.stem_layers", "third, half, full, all, none or a list such as \"1,4\"", &s.stem_layers},
       {"model.experts", "experts of a layer, E; 0: 16 in hash_moe, 8 in moe", &s.model.experts.experts, 0,
        1024},
       {"model.experts_per_token", "experts that a token passes, k; 0: 1 in hash_moe, 2 in moe",

@@ -20,7 +20,7 @@ namespace stem {
 /// Everything that a training run can be told.
 struct Settings {
   ModelConfig model;                  ///< vocab comes from the tokenizer
-  std::string stem_layers = "third";  ///< third, half, full, none, or a list
+  std::string stem_layers = "third";  ///< third, half, full, all, none, or a list
   std::string variant = "stem";
   std::int64_t tokenizer_vocab = 8192;  ///< tokens to train a tokenizer to
   TrainOptions train;

@@ -104,7 +104,10 @@ class Run {
       draw_model();
     if (teacher_config_) load_teacher();
     trainer_.emplace(context_, model_, shard_, settings_.train, teacher_config_ ? &teacher_ : nullptr);
-    if (options_.resume) trainer_->read_state(latest());
+    if (options_.resume)
+      trainer_->read_state(latest());
+    else if (options_.adjust)
+      options_.adjust(context_, model_);
     open_logs();
     const InterruptGuard interrupts;
     Progress progress("training", settings_.train.steps, options_.quiet, trainer_->steps_done());
@@ -291,6 +294,7 @@ class Run {
     StepReport r;
     try {
       r = trainer_->step();
+      if (options_.adjust) options_.adjust(context_, model_);
     } catch (const SpikeStop& stop) {
       progress.finish();
       log(metrics_row(stop.report()));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ struct RunOptions {
   bool resume = false;         ///< continue from the run's latest checkpoint
   bool quiet = false;          ///< no progress on stderr; spikes are still reported
   std::filesystem::path from;  ///< model to start from (fine-tuning); a resumed run knows its own
+  /// Called before the first step and after every one; may change rows and weights.
+  std::function<void(const Context&, Model&)> adjust = {};
 };
 
 /// Trains a model of `settings` on `data` (tokenizer.json, train.tokens, held_out.tokens) and saves it to

@@ -22,7 +22,7 @@ std::vector<std::int64_t> spread(const std::vector<std::int64_t>& numbers, std::
 CalibrationText::CalibrationText(std::vector<std::int32_t> tokens, std::int64_t sequence,
                                  std::int64_t per_batch)
     : tokens_(std::move(tokens)), sequence_(sequence), per_batch_(per_batch) {
-  require(sequence > 1 && per_batch > 0 && size() % sequence == 0, "CalibrationText: whole sequences");
+  require(sequence > 0 && per_batch > 0 && size() % sequence == 0, "CalibrationText: whole sequences");
   for (std::int64_t n = 0; n < size(); ++n) {
     const std::int64_t at = n % sequence;
     const bool scored = at > 0 && at + 1 < sequence;

@@ -120,8 +120,8 @@ std::vector<std::vector<std::int32_t>> cover_spellings(const SwapSource& source,
     } else {
       slots = tokenizer.encode(spelling, false);
       if (slots.size() != covered.front().size()) {
-        plan.notes.push_back(
-            fmt::format("the spelling \"{}\" is {} tokens and keeps its own rows", spelling, slots.size()));
+        plan.notes.push_back(fmt::format("the spelling \"{}\" is {} token{} and keeps its own rows", spelling,
+                                         slots.size(), slots.size() == 1 ? "" : "s"));
         continue;
       }
     }

@@ -296,18 +296,25 @@ void write_file_atomic(const fs::path& path, std::string_view content, mode_t mo
   sync_path(parent_of(real), O_DIRECTORY);
 }
 
-StagedDirectory::StagedDirectory(const fs::path& final_path, std::string_view marker)
-    : final_(without_slash(final_path)), marker_(marker) {
-  if (!final_.has_filename() || final_.filename() == "." || final_.filename() == "..") {
-    fail(ErrorCode::kUsage, "{}: expected the name of a directory to create", final_path.string());
+fs::path replaceable_directory(const fs::path& path, std::string_view marker) {
+  fs::path place = without_slash(path);
+  if (!place.has_filename() || place.filename() == "." || place.filename() == "..") {
+    fail(ErrorCode::kUsage, "{}: expected the name of a directory to create",
+         path.empty() ? "\"\"" : path.string());
   }
-  std::error_code code;
-  if (is_link(final_)) {
-    final_ = fs::canonical(final_, code);
+  if (is_link(place)) {
+    std::error_code code;
+    place = fs::canonical(place, code);
     if (code)
-      fail(ErrorCode::kIo, "{}: a symbolic link that leads nowhere: {}", final_path.string(), code.message());
+      fail(ErrorCode::kIo, "{}: a symbolic link that leads nowhere: {}", path.string(), code.message());
   }
-  check_replaceable(final_, marker_);
+  check_replaceable(place, std::string(marker));
+  return place;
+}
+
+StagedDirectory::StagedDirectory(const fs::path& final_path, std::string_view marker)
+    : final_(replaceable_directory(final_path, marker)), marker_(marker) {
+  std::error_code code;
   fs::create_directories(parent_of(final_), code);
   if (code) fail(ErrorCode::kIo, "{}: cannot create: {}", parent_of(final_).string(), code.message());
   staged_ = final_;

@@ -84,6 +84,10 @@ class FileWriter {
 /// file keeps its permissions; a new one gets `mode`.
 void write_file_atomic(const std::filesystem::path& path, std::string_view content, mode_t mode = 0644);
 
+/// The directory that a StagedDirectory of these arguments would make, links followed; throws what it would.
+std::filesystem::path replaceable_directory(const std::filesystem::path& path,
+                                            std::string_view marker = "stem.json");
+
 /// A directory that appears whole or not at all. Files go to a sibling `<final>.partial-<pid>` (one at a time
 /// per final path and process); `commit` syncs them and renames it into place. Without commit the destructor
 /// removes it.

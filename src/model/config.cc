@@ -125,17 +125,18 @@ void ModelConfig::validate(std::string_view source) const {
 }
 
 std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers,
-                                           std::string_view source) {
+                                           std::string_view source, std::int64_t first) {
   std::vector<std::int64_t> chosen;
   const auto every = [&](std::int64_t interval) {
-    for (std::int64_t l = 1; l < layers; l += interval) chosen.push_back(l);
+    for (std::int64_t l = first; l < layers; l += interval) chosen.push_back(l);
   };
   if (choice == "none") return chosen;
+  if (choice == "all") first = 0;
   if (choice == "third")
     every(3);
   else if (choice == "half")
     every(2);
-  else if (choice == "full")
+  else if (choice == "full" || choice == "all")
     every(1);
   else {
     std::string_view rest = choice;
@@ -147,7 +148,7 @@ std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t
       const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), layer);
       if (error != std::errc() || end != word.data() + word.size()) {
         fail(ErrorCode::kUsage,
-             "{}: stem_layers: expected third, half, full, none or a list such as \"1,4\", found \"{}\"",
+             "{}: stem_layers: expected third, half, full, all, none or a list such as \"1,4\", found \"{}\"",
              source, choice);
       }
       chosen.push_back(layer);

@@ -83,10 +83,11 @@ struct ModelConfig {
   void validate(std::string_view source) const;
 };
 
-/// "third" (layers 1, 4, 7, …), "half" (1, 3, 5, …), "full" (all but layer 0), "none", or a list such as
-/// "1,4". Source: stem-spec §1. Throws kUsage naming `source` and the field for anything else.
+/// "third" (every third layer from `first` on), "half", "full" (all from `first` on), "all" (layer 0 too),
+/// "none", or a list such as "1,4". Models trained as STEM keep layer 0 dense: `first` is 1; conversion and
+/// added rows take it. Source: stem-spec §1. Throws kUsage naming `source` and the field for anything else.
 std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers,
-                                           std::string_view source);
+                                           std::string_view source, std::int64_t first = 1);
 
 /// The `rope_scaling` of a config.json: null, or rope_type default, linear or llama3 with its numbers. Throws
 /// Error naming `source`, the key, what was expected and found.

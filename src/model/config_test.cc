@@ -102,12 +102,15 @@ TEST(ModelConfig, LayerChoices) {
   EXPECT_EQ(stem_layers_from("third", 6, "s"), (Layers{1, 4}));
   EXPECT_EQ(stem_layers_from("half", 6, "s"), (Layers{1, 3, 5}));
   EXPECT_EQ(stem_layers_from("full", 4, "s"), (Layers{1, 2, 3}));
+  EXPECT_EQ(stem_layers_from("all", 4, "s"), (Layers{0, 1, 2, 3}));
+  EXPECT_EQ(stem_layers_from("third", 6, "s", 0), (Layers{0, 3}));
+  EXPECT_EQ(stem_layers_from("full", 4, "s", 0), (Layers{0, 1, 2, 3}));
   EXPECT_EQ(stem_layers_from("none", 4, "s"), Layers{});
   EXPECT_EQ(stem_layers_from("0, 5,2", 6, "s"), (Layers{0, 5, 2}));
   for (const char* wrong : {"quarter", "1,x", "1,,2", "1.5", "99999999999999999999"}) {
     EXPECT_EQ(message([&] { stem_layers_from(wrong, 6, "s"); }),
-              fmt::format("s: stem_layers: expected third, half, full, none or a list such as \"1,4\", found "
-                          "\"{}\"",
+              fmt::format("s: stem_layers: expected third, half, full, all, none or a list such as \"1,4\", "
+                          "found \"{}\"",
                           wrong));
   }
   EXPECT_EQ(message([] { stem_layers_from("third", 1, "s"); }),

@@ -485,6 +485,19 @@ void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups
   g.embedding = c.tied ? Out{} : zeroed(frozen.embedding, c.width);
 }
 
+namespace {
+
+// See Gradients::fixed_first.
+void clear_first_positions(const TokenBatch& batch, const ResidualGradient& d_x) {
+  for (std::int64_t n = 0; n < batch.size(); ++n) {
+    if (batch.positions[static_cast<std::size_t>(n)] != 0) continue;
+    for (const Out& m : {d_x.wide, d_x.narrow})
+      std::memset(m.slice_rows(n, 1).data, 0, static_cast<std::size_t>(m.cols * size_of(m.dtype)));
+  }
+}
+
+}  // namespace
+
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
               const TokenGroups& groups, Activations& a, std::span<const std::int32_t> targets,
               std::span<const float> weights, Out loss, Gradients& g, const SoftTargets& soft) {
@@ -508,11 +521,13 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
   const std::size_t lowest = lowest_trained_part(c, g);
   for (std::size_t part = 2 * a.layers.size(); part-- > lowest;) {
     const std::size_t l = part / 2;
+    if (g.fixed_first) clear_first_positions(batch, d_x);
     if (part % 2 == 1)
       ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g, a.router);
     else
       attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
   }
+  if (g.fixed_first) clear_first_positions(batch, d_x);
   if (g.wanted.head && c.tied)
     embedding_backward_dense(ctx, g.wanted.head, groups.gradients({}, 0, c.width), groups.tokens(), d_x.wide);
   else if (g.embedding)

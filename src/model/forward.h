@@ -128,6 +128,7 @@ void forward_loss(const Context& ctx, const Model& model, const Activations& a,
 /// Gradients of Σ weights[n]·loss[n] + auxiliary_weight · RouterStats::auxiliary_loss().
 struct Gradients {
   double auxiliary_weight = 1.0;  ///< a batch's share of the step where several batches make one
+  bool fixed_first = false;       ///< states at position 0 are constants: no gradient flows down from them
   DenseTensors dense;             ///< wide, accumulate; of frozen tensors without meaning
   DenseViews wanted;              ///< what of `dense` the backward computes: null where all is frozen
   Out rows;       ///< [R, S·F] wide, row r is the gradient of distinct token r's record; accumulates

@@ -33,6 +33,7 @@ Trainer::Trainer(const Context& context, Model& model, const TokenShard& shard, 
       update_counts_(static_cast<std::size_t>(model.config.vocab), 0) {
   require(teacher == nullptr || teacher->config.vocab == model.config.vocab,
           "a teacher with the model's vocabulary");
+  gradients_.fixed_first = options.fixed_first;
 }
 
 // Adds the gradients of one micro-batch, which is `share` of the step; returns the sum of its losses.

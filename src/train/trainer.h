@@ -28,6 +28,7 @@ struct TrainOptions {
   double clip = 1.0, table_clip = 1.0;
   std::string table_optimizer = "lazy";  ///< lazy or exact
   std::string freeze;                    ///< patterns, see Freeze
+  bool fixed_first = false;              ///< Gradients::fixed_first
   std::string teacher;                   ///< model directory whose predictions are the targets; empty: none
   std::string on_spike = "continue";     ///< continue, stop, skip or rollback
   std::uint64_t seed = 1;                ///< weights; data order has BatchOptions::seed

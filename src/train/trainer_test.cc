@@ -318,6 +318,22 @@ TEST(Trainer, FrozenPartsKeepTheirBits) {
   }
 }
 
+// Documents begin with token 0: held, its record gets no gradient.
+TEST(Trainer, AFixedFirstStateTeachesItsRowNothing) {
+  for (const bool fixed : {false, true}) {
+    TrainOptions o = options();
+    o.fixed_first = fixed;
+    TrainingRun run(small(FfnVariant::stem, false), o), start(small(FfnVariant::stem, false), o);
+    run.steps(4);
+    const auto kept = [&](std::int64_t token) {
+      return same_bits(run.model.table.records().slice_rows(token, 1),
+                       start.model.table.records().slice_rows(token, 1));
+    };
+    EXPECT_EQ(kept(0), fixed);
+    EXPECT_FALSE(kept(12));
+  }
+}
+
 // A teacher that has learnt to count.
 struct Counter {
   TrainingRun run;
