@@ -106,8 +106,12 @@ void run_attach(const AttachOptions& o) {
   const ModelConfig c = with_rows(config_from_json(json, source), o, source);
   Runtime runtime;
   const Context context = runtime.training();
+  const bool recalibrated = !o.calibrate.empty() && before.files.contains(kReferenceFile);
   std::unique_ptr<Reference> reference;
-  if (!o.calibrate.empty()) reference = calibrate(context, o, c);
+  if (!o.calibrate.empty()) {
+    require_disk_space(to, 2.0 * static_cast<double>(c.table_shape().size()));
+    reference = calibrate(context, o, c);
+  }
 
   StagedDirectory staged(to);
   for (const auto& [name, entry] : before.files) {
@@ -139,9 +143,12 @@ void run_attach(const AttachOptions& o) {
     fmt::print("{}", dump_json(result));
     return;
   }
-  fmt::print("{}: rows of zeros for {} tokens in {} of {} layers; not one logit has changed\n", to.string(),
-             count_text(c.vocab), c.stem_layers.size(), c.layers);
+  fmt::print("{}: rows{} for {} tokens in {} of {} layers; not one logit has changed\n", to.string(),
+             before.files.contains(kTableFile) ? "" : " of zeros", count_text(c.vocab), c.stem_layers.size(),
+             c.layers);
   if (!reference) return;
+  if (recalibrated)
+    fmt::print("the reference rows before are replaced: patches made by them stay as they are\n");
   fmt::print(
       "reference rows, which swaps go by: from {} tokens of text; {} of the vocabulary's {} never occur "
       "there and "

@@ -294,24 +294,34 @@ class ConvertRun {
   // Written last of a layer's two files, and whole: where it is, the layer is done.
   bool done(std::int64_t layer) const { return fs::exists(down_file(layer)); }
 
-  void require_space() const {
+  // Values of one layer's rows, and of all weights.
+  double row_values() const {
     const ModelConfig& c = dense_.model.config;
-    std::int64_t missing = 0;
-    for (const std::int64_t l : layers_) missing += done(l) ? 0 : 1;
-    const double table = 2.0 * static_cast<double>(c.vocab) * static_cast<double>(c.ffn);
-    const double wanted = table * static_cast<double>(missing + std::ssize(layers_)) +
-                          4.0 * static_cast<double>(account(c).dense_parameters);
-    std::error_code unknown;
-    const auto space = fs::space(work_, unknown);
-    if (!unknown && wanted > static_cast<double>(space.available))
-      fail(ErrorCode::kIo, "{}: the conversion takes {} of disk, there are {}", s_.out.string(),
-           bytes_text(wanted), bytes_text(static_cast<double>(space.available)));
+    return static_cast<double>(c.vocab) * static_cast<double>(c.ffn);
+  }
+  double weight_values() const { return static_cast<double>(account(dense_.model.config).dense_parameters); }
+
+  // Layers' rows in bf16, each in its file and once more in the table, beside the weights in f32.
+  double bytes_to_convert() const {
+    const auto missing = std::count_if(layers_.begin(), layers_.end(), [&](auto l) { return !done(l); });
+    return 2.0 * row_values() * static_cast<double>(missing + std::ssize(layers_)) + 4.0 * weight_values();
+  }
+
+  // Two checkpoints for a moment, or one and the healed model beside the finished one: all in f32, with
+  // Adam's moments of the weights and of the rows that the text reads (the other rows' are holes).
+  double bytes_to_heal() const {
+    const double layers = static_cast<double>(layers_.size());
+    std::vector<std::int32_t> read = texts_.healing;
+    std::sort(read.begin(), read.end());
+    const auto distinct = static_cast<double>(std::unique(read.begin(), read.end()) - read.begin());
+    const double moments = weight_values() + layers * distinct * static_cast<double>(dense_.model.config.ffn);
+    return 2.0 * (4.0 * (weight_values() + layers * row_values()) + 8.0 * moments);
   }
 
   void convert_layers() {
     const bool all_done = std::all_of(layers_.begin(), layers_.end(), [&](auto l) { return done(l); });
     if (all_done) return;
-    require_space();
+    require_disk_space(s_.out, bytes_to_convert() + (s_.heal.tokens > 0 ? bytes_to_heal() : 0.0));
     Conversion conversion(context_, dense_.model, texts_.calibration, layers_, s_.options);
     Progress progress("converting", layers_.back() + 1, s_.quiet);
     for (std::int64_t l = 0; l <= layers_.back(); ++l) {
@@ -458,6 +468,8 @@ class ConvertRun {
     const double row_rms = number_of(state_, "row_rms");
     layers_ = integers_of(state_, "chosen");
     if (!fs::exists(healed / kManifestName)) {
+      if (!fs::exists(run_directory(healed) / kCheckpoints / kLatest))
+        require_disk_space(s_.out, bytes_to_heal());
       std::optional<FirstState> first;
       if (const auto start = start_token(dense_.tokenizer)) first.emplace(context_, dense_.model, *start);
       dense_.model = {};  // the trainer has its own

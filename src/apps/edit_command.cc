@@ -32,6 +32,7 @@ void run_edit(Options o, bool exchange) {
   o.request.exchange = exchange;
   o.request.rule = span_rule_from(o.rule);
   o.request.layers = layer_range(o.layers);
+  if (!o.out.empty()) require_patch_place(o.out);
   Runtime runtime;
   const PatchedModel opened = open_model(runtime, o.model);
   const ModelConfig& config = opened.model().config;

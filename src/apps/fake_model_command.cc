@@ -118,13 +118,7 @@ void run_fake_model(const Options& o) {
   if (ids > c.vocab)
     fail(ErrorCode::kUsage, "--vocab: expected at least the tokenizer's {} ids, found {}", ids, c.vocab);
   const double table_bytes = 2.0 * static_cast<double>(c.table_shape().size());
-  // Room for it is asked for before hours of writing.
-  std::error_code unknown;
-  const fs::path parent = fs::absolute(o.out).parent_path();
-  const auto space = fs::space(fs::exists(parent) ? parent : fs::path("."), unknown);
-  if (!unknown && table_bytes > static_cast<double>(space.available))
-    fail(ErrorCode::kIo, "{}: the table takes {}, the disk has {}", o.out, bytes_text(table_bytes),
-         bytes_text(static_cast<double>(space.available)));
+  require_disk_space(o.out, table_bytes);
   Model model(c, {DType::f32, DType::f32}, false);
   init_weights(model, o.seed);
   SaveOptions save;

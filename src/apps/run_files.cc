@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "apps/model_directory.h"
+#include "apps/progress.h"
 #include "io/file.h"
 
 namespace stem {
@@ -85,6 +86,17 @@ void require_outside_models(const std::filesystem::path& file) {
       fail(ErrorCode::kUsage, "{}: expected a place outside of every model, found one inside {}",
            file.string(), outer.string());
   }
+}
+
+void require_disk_space(const std::filesystem::path& place, double bytes) {
+  namespace fs = std::filesystem;
+  fs::path folder = fs::absolute(place);
+  while (!fs::exists(folder) && folder.has_relative_path()) folder = folder.parent_path();
+  std::error_code unknown;
+  const auto space = fs::space(folder, unknown);
+  if (!unknown && bytes > static_cast<double>(space.available))
+    fail(ErrorCode::kIo, "{}: expected {} of free disk, found {}", place.string(), bytes_text(bytes),
+         bytes_text(static_cast<double>(space.available)));
 }
 
 std::string checkpoint_name(std::int64_t step) {

@@ -205,11 +205,15 @@ void read_rows(const fs::path& path, PatchFile& patch) {
 
 }  // namespace
 
-void write_patch(const fs::path& path, PatchFile& patch) {
+void require_patch_place(const fs::path& path) {
   const fs::path directory = path.filename().empty() ? path.parent_path() : path;  // "x.stempatch/"
-  if (directory.extension() != ".stempatch") {
+  if (directory.extension() != ".stempatch")
     fail(ErrorCode::kUsage, "{}: expected a name that ends in .stempatch", path.string());
-  }
+  replaceable_directory(directory, kJsonName);
+}
+
+void write_patch(const fs::path& path, PatchFile& patch) {
+  require_patch_place(path);
   patch.width = patch.rows.empty() ? 0 : static_cast<std::int64_t>(patch.rows.front().values.size());
   if (patch.created.empty()) patch.created = utc_text(std::time(nullptr));
   check_rows(patch, path.string(), ErrorCode::kMismatch);
@@ -222,7 +226,7 @@ void write_patch(const fs::path& path, PatchFile& patch) {
     triggers.insert(triggers.end(), row.trigger.begin(), row.trigger.end());
     offsets.push_back(static_cast<std::int32_t>(triggers.size()));
   }
-  StagedDirectory stage(directory, kJsonName);
+  StagedDirectory stage(path, kJsonName);
   SafetensorsWriter writer(stage.file(kRowsName),
                            {{"rows", DType::f32, {n, patch.width}},
                             {"layer", DType::i32, {n}},

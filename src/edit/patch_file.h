@@ -44,6 +44,10 @@ struct PatchFile {
   std::vector<PatchRow> rows;  ///< at least one; distinct (token, layer, trigger)
 };
 
+/// Throws kUsage where write_patch would not put a patch: for a name that does not end in .stempatch, and a
+/// place that holds something else.
+void require_patch_place(const std::filesystem::path& path);
+
 /// Writes the directory `path` (its name ends in .stempatch) whole or not at all, replacing an older patch
 /// there. Sets id, width and created in `patch`. kMismatch on rows that read_patch would refuse.
 void write_patch(const std::filesystem::path& path, PatchFile& patch);

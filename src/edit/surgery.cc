@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "core/error.h"
 #include "core/names.h"
@@ -126,7 +128,8 @@ std::vector<std::vector<std::int32_t>> cover_spellings(const SwapSource& source,
       }
     }
     if (slots == donors) {
-      fail(ErrorCode::kUsage, "--donor: expected another token than the slot's, found \"{}\" for both", name);
+      fail(ErrorCode::kUsage, "--donor: expected another token than the slot's, found \"{}\" for both",
+           std::string_view(spelling).substr(spelling.front() == ' ' ? 1 : 0));
     }
     if (std::find(covered.begin(), covered.end(), slots) != covered.end()) continue;
     append_rows(source, slots, donors_of_slots(request.rule, slots.size(), donors, pad), chosen, plan.rows);
@@ -134,6 +137,20 @@ std::vector<std::vector<std::int32_t>> cover_spellings(const SwapSource& source,
     covered.push_back(std::move(slots));
   }
   return covered;
+}
+
+// Spellings and names that share a first piece name its row more than once; one that is to be two rows cannot
+// be.
+void keep_one_of_each(const Tokenizer& tokenizer, std::vector<OverlayRow>& rows) {
+  std::map<std::tuple<std::int32_t, std::int32_t, std::vector<std::int32_t>>, std::vector<float>> seen;
+  std::erase_if(rows, [&](const OverlayRow& row) {
+    const auto [at, first] = seen.emplace(std::tuple(row.token, row.layer, row.trigger), row.values);
+    if (!first && at->second != row.values)
+      fail(ErrorCode::kUsage,
+           "--donor: expected names of different tokens, found \"{}\" at the same place in both",
+           tokenizer.token_bytes(row.token));
+    return !first;
+  });
 }
 
 }  // namespace
@@ -259,6 +276,7 @@ SwapPlan plan_swap(const SwapSource& source, const Tokenizer& tokenizer,
       fail(ErrorCode::kUsage, "exchange: expected one --donor, found {}", request.donors.size());
     cover_spellings(source, tokenizer, request, request.donors.front(), slots, chosen, plan);
   }
+  keep_one_of_each(tokenizer, plan.rows);
   if (source.reference != nullptr) note_guesses(*source.reference, tokenizer, plan);
   const std::vector<std::int32_t>& primary = plan.slot_tokens.front();
   if (primary.size() > 1) {

@@ -164,6 +164,19 @@ TEST_F(Swap, ExchangeGoesBothWays) {
   EXPECT_EQ(p.rows[2].values, std::vector<float>(4, value(id(" Spain"), 0)));
 }
 
+TEST_F(Swap, ASharedPieceIsOneRowOrRefused) {
+  SwapRequest r = request(" Czech Republic", {"Czech Germany"});
+  r.exchange = true;
+  const SwapPlan p = plan(r);
+  ASSERT_EQ(p.rows.size(), 6u);
+  EXPECT_EQ(p.rows[0].token, id(" Czech"));
+  EXPECT_EQ(p.rows[0].values, std::vector<float>(4, value(id(" Czech"), 0)));
+  EXPECT_EQ(p.rows[4].token, id(" Germany"));
+  r.rule = SpanRule::average;
+  EXPECT_EQ(message([&] { plan(r); }),
+            "--donor: expected names of different tokens, found \" Czech\" at the same place in both");
+}
+
 TEST_F(Swap, LayersChoose) {
   SwapRequest r = request(" Spain", {"Germany"});
   r.layers = {2, 9};

@@ -81,6 +81,10 @@ void find_exchanges(const Table& a, const Table& b, std::vector<RowDifference>& 
 std::vector<RowDifference> diff_tables(const Table& a, const Table& b, std::string_view name_a,
                                        std::string_view name_b) {
   const TableShape &sa = a.shape(), &sb = b.shape();
+  for (const auto& [shape, name] : {std::pair(sa, name_a), std::pair(sb, name_b)}) {
+    if (shape.size() == 0)
+      fail(ErrorCode::kMismatch, "{}: expected a model with a table to compare, found none", name);
+  }
   if (!(sa == sb)) {
     fail(ErrorCode::kMismatch,
          "{} has {} tokens x {} STEM layers x {} values, {} has {} x {} x {}: only tables of one shape can "
