@@ -145,6 +145,7 @@ Json metrics_row(const StepReport& r) {
            {"seconds", r.seconds},
            {"tokens_per_s", r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0.0}};
   if (r.targets != r.tokens) row["targets"] = r.targets;
+  if (r.stream_loss != 0) row["stream_loss"] = r.stream_loss;
   if (!r.updated) row["updated"] = false;
   if (r.spike) {
     row["spike"] = {{"action", name_of(r.spike->action)}, {"documents", r.spike->documents}};

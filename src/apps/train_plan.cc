@@ -113,15 +113,16 @@ double teacher_pass_bytes(const ModelConfig& c, Precision p, double n) {
   return n * (bytes_of(p.wide, wide) + bytes_of(p.narrow, narrow));
 }
 
-// What stays of a teacher while the student learns: weights, normed states, a chunk of its logits and for
-// bf16 its packed head. Its table stays in its file.
-double teacher_bytes(const ModelConfig& c, Precision p, std::int64_t n) {
+// What stays of a teacher while the student learns: weights, normed states, streams where they are learnt, a
+// chunk of its logits and for bf16 its packed head. Its table stays in its file.
+double teacher_bytes(const ModelConfig& c, Precision p, std::int64_t n, bool streams) {
   const auto d = static_cast<double>(c.width), vocab = static_cast<double>(c.vocab);
   const auto dense = static_cast<double>(DenseTensors::layout(c).flat.size());
   const std::int64_t chunk = std::min(n, lm_head_chunk_rows(c.vocab, p.wide));
   double bytes = bytes_of(p.wide, dense + (c.tied ? 0 : vocab * d) + static_cast<double>(chunk) * vocab) +
                  bytes_of(p.narrow, static_cast<double>(n) * d);
   if (p.narrow != p.wide) bytes += bytes_of(p.narrow, dense + vocab * d);
+  if (streams) bytes += bytes_of(p.wide, static_cast<double>((c.layers + 1) * n) * d);
   return bytes;
 }
 
@@ -203,7 +204,8 @@ TrainPlan plan_training(const Settings& settings, const ModelConfig& c, Precisio
   double scratch = scratch_bytes(c, p, micro);
   if (teacher != nullptr) {
     plan.teacher_flops = account(*teacher).flops_per_token;
-    add("teacher", "teacher, its logits of one chunk", teacher_bytes(*teacher, p, micro));
+    add("teacher", "teacher, its logits of one chunk",
+        teacher_bytes(*teacher, p, micro, settings.train.teacher_streams > 0));
     // Its pass is over, and its memory free again, when the model's begins.
     scratch = std::max(scratch, teacher_pass_bytes(*teacher, p, static_cast<double>(micro)) - activations);
   }

@@ -126,6 +126,12 @@ TEST(TrainPlan, TheTeacherIsCounted) {
     EXPECT_GT(part(taught, "teacher"), weights);
     EXPECT_NEAR(taught.memory_bytes - alone.memory_bytes, part(taught, "teacher"), 1);
     EXPECT_EQ(taught.training_flops(), alone.training_flops() + alone.account.flops_per_token);
+    Settings matched = settings;
+    matched.train.teacher_streams = 1;
+    const double streams = 4.0 * static_cast<double>((config.layers + 1) * config.width) *
+                           static_cast<double>(settings.train.batch.tokens_per_step);
+    EXPECT_EQ(part(plan_training(matched, config, precision, 0, &config), "teacher"),
+              part(taught, "teacher") + streams);
   }
 }
 

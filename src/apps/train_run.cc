@@ -173,7 +173,12 @@ class Run {
   void find_teacher() {
     std::string& path = settings_.train.teacher;
     if (path.empty()) path = record_.teacher.string();
-    if (path.empty()) return;
+    if (path.empty()) {
+      if (settings_.train.teacher_streams > 0)
+        fail(ErrorCode::kUsage, "train.teacher_streams: expected 0 without train.teacher, found {}",
+             settings_.train.teacher_streams);
+      return;
+    }
     const fs::path teacher = fs::absolute(path).lexically_normal();
     path = teacher.string();
     const std::string file = (teacher / kConfigFile).string();
@@ -186,6 +191,15 @@ class Run {
       fail(ErrorCode::kMismatch,
            "{}: max_position_embeddings: expected at least train.sequence = {}, found {}", file,
            settings_.train.batch.max_sequence, teacher_config_->max_positions);
+    }
+    if (settings_.train.teacher_streams > 0) {
+      const auto same = [&](const char* field, std::int64_t expected, std::int64_t found) {
+        if (found != expected)
+          fail(ErrorCode::kMismatch, "{}: {}: expected {} (the student's: train.teacher_streams), found {}",
+               file, field, expected, found);
+      };
+      same("num_hidden_layers", config_.layers, teacher_config_->layers);
+      same("hidden_size", config_.width, teacher_config_->width);
     }
     const Manifest manifest = read_manifest(teacher);
     require_tokenizer(manifest, teacher.string() + "'s");

@@ -208,6 +208,10 @@ struct LossKernels {
   /// targets[c] < 0, a target's value says nothing more. teacher [C, V] wide, of logits' dtype.
   void (*softmax_divergence)(Out d_logits, Out loss, In logits, In teacher,
                              std::span<const std::int32_t> targets, std::span<const float> weights);
+
+  /// loss[n] = |x[n] − to[n]|² / |to[n]|², 0 where to[n] is zero; d_x[n] += 2·weights[n]·(x[n] − to[n]) /
+  /// |to[n]|². x, to, d_x [N, D] and loss [1, N] wide. `copy` as in rms_norm_backward.
+  void (*stream_difference)(Out d_x, Out copy, Out loss, In x, In to, std::span<const float> weights);
 };
 
 /// One AdamW update. t is the 1-based step; decoupled decay w −= lr·decay·w before the Adam step.

@@ -11,6 +11,7 @@
 #include "ops/linear.h"
 #include "ops/loss.h"
 #include "ops/norm.h"
+#include "ops/stream_match.h"
 
 namespace stem {
 namespace {
@@ -438,14 +439,27 @@ void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& ba
   rows.verify();
 }
 
-Out forward_normed(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows) {
-  const DType narrow = ctx.inference ? model.precision.wide : model.precision.narrow;
-  const Out normed = ctx.workspace->matrix(narrow, batch.size(), model.config.width);
-  Workspace::Scope scope(*ctx.workspace);
-  Activations a = allocate_forward_activations(ctx, model, batch.size());
-  a.normed_final = normed;
-  forward_hidden(ctx, model, batch, rows, a);
-  return normed;
+TeacherPass ask_teacher(const Context& ctx, const Model& teacher, const TokenBatch& batch,
+                        const RowPlan& rows, double stream_weight) {
+  require(!ctx.inference, "ask_teacher: in training");
+  const auto matrix = [&](DType dtype) {
+    return ctx.workspace->matrix(dtype, batch.size(), teacher.config.width);
+  };
+  const Out normed = matrix(teacher.precision.narrow);
+  std::vector<Out> streams(stream_weight > 0 ? static_cast<std::size_t>(teacher.config.layers) : 0);
+  for (Out& x : streams) x = matrix(teacher.precision.wide);
+  const Out last = streams.empty() ? Out{} : matrix(teacher.precision.wide);
+  {
+    const Workspace::Scope scope(*ctx.workspace);
+    Activations a = allocate_forward_activations(ctx, teacher, batch.size());
+    a.normed_final = normed;
+    if (last) a.x = last;
+    for (std::size_t l = 0; l < streams.size(); ++l) a.layers[l].x_in = streams[l], a.layers[l].x_mid = last;
+    forward_hidden(ctx, teacher, batch, rows, a);
+  }
+  TeacherPass pass{{normed, teacher.head_weight()}, {streams.begin(), streams.end()}, stream_weight};
+  if (last) pass.streams.push_back(last);
+  return pass;
 }
 
 void forward_logits(const Context& ctx, const Model& model, const Activations& a,
@@ -496,11 +510,20 @@ void clear_first_positions(const TokenBatch& batch, const ResidualGradient& d_x)
   }
 }
 
+double weighted_sum(In values, std::span<const float> weights) {
+  double sum = 0;
+  for (std::size_t n = 0; n < weights.size(); ++n)
+    sum += static_cast<double>(weights[n]) * (values.dtype == DType::f64
+                                                  ? values.row<double>(0)[n]
+                                                  : static_cast<double>(values.row<float>(0)[n]));
+  return sum;
+}
+
 }  // namespace
 
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
               const TokenGroups& groups, Activations& a, std::span<const std::int32_t> targets,
-              std::span<const float> weights, Out loss, Gradients& g, const SoftTargets& soft) {
+              std::span<const float> weights, Out loss, Gradients& g, const TeacherPass& teacher) {
   require(!ctx.inference, "backward needs a training pass");
   const ModelConfig& c = model.config;
   Workspace::Scope scope(*ctx.workspace);
@@ -508,7 +531,7 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
 
   const Out d_normed = ctx.workspace->matrix(model.precision.narrow, n, c.width);
   lm_head_loss_forward_backward(ctx, loss, d_normed, g.wanted.head, a.normed_final, model.head_weight(),
-                                targets, weights, soft);
+                                targets, weights, teacher.says);
   ResidualGradient d_x;
   d_x.wide = ctx.workspace->matrix(model.precision.wide, n, c.width);
   d_x.narrow = model.precision.narrow == model.precision.wide
@@ -518,14 +541,28 @@ void backward(const Context& ctx, const Model& model, const TokenBatch& batch, c
   rms_norm_backward(ctx, d_x.wide, d_x.copy(), g.wanted.final_norm, d_normed, a.x, model.weights.final_norm,
                     a.inv_rms_final);
 
+  a.stream_loss = 0;
+  std::vector<float> stream_weights(weights.begin(), weights.end());
+  const auto streams = static_cast<double>(teacher.streams.size());
+  for (float& w : stream_weights) w *= static_cast<float>(teacher.stream_weight / std::max(streams, 1.0));
+  const auto match = [&](std::size_t l, In x) {
+    if (teacher.streams.empty()) return;
+    const Workspace::Scope inner(*ctx.workspace);
+    const Out off = ctx.workspace->matrix(model.precision.wide, 1, n);
+    match_stream(ctx, off, d_x.wide, d_x.copy(), x, teacher.streams[l], stream_weights);
+    a.stream_loss += weighted_sum(off, weights) / streams;
+  };
+  match(a.layers.size(), a.x);
   const std::size_t lowest = lowest_trained_part(c, g);
   for (std::size_t part = 2 * a.layers.size(); part-- > lowest;) {
     const std::size_t l = part / 2;
     if (g.fixed_first) clear_first_positions(batch, d_x);
-    if (part % 2 == 1)
+    if (part % 2 == 1) {
       ffn_layer_backward(ctx, model, l, rows, groups, d_x, a.layers[l], g, a.router);
-    else
+    } else {
       attention_layer_backward(ctx, model, l, batch, d_x, a.layers[l], g);
+      match(l, a.layers[l].x_in);
+    }
   }
   if (g.fixed_first) clear_first_positions(batch, d_x);
   if (g.wanted.head && c.tied)

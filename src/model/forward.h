@@ -60,10 +60,12 @@ struct RouterStats {
 /// Activations of a whole pass, in the context's workspace.
 struct Activations {
   std::vector<LayerSaved> layers;  // [L]; every entry is the same memory where no backward follows
-  Out x;               // [N, D] wide  residual stream; after forward_hidden: the last layer's output
-  Out inv_rms_final;   // [1, N] wide
-  Out normed_final;    // [N, D] narrow, what the head reads
-  RouterStats router;  // filled by forward_hidden and backward
+  Out x;                   // [N, D] wide  residual stream; after forward_hidden: the last layer's output
+  Out inv_rms_final;       // [1, N] wide
+  Out normed_final;        // [N, D] narrow, what the head reads
+  RouterStats router;      // filled by forward_hidden and backward
+  double stream_loss = 0;  // Σ_n weights[n] · mean over the L + 1 streams of their relative squared
+                           // difference from the teacher's, those below all that trains left out; by backward
 };
 
 /// Keys and values of earlier tokens, one matrix a layer: [capacity, K·Heads::stored_width]. Segments address
@@ -113,9 +115,17 @@ void forward_final_norm(const Context& ctx, const Model& model, Activations& a);
 void forward_hidden(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
                     Activations& a, KvCache* cache = nullptr);
 
-/// a.normed_final [N, D] of a pass without backward, in ctx.workspace, and nothing else of it: how a teacher
-/// is asked.
-Out forward_normed(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows);
+/// What a student learns of a teacher's pass over its batch, in ctx.workspace.
+struct TeacherPass {
+  SoftTargets says;          ///< at every position
+  std::vector<In> streams;   ///< [L + 1] of [N, D] wide: before each layer, and behind the last; may be empty
+  double stream_weight = 0;  ///< of Activations::stream_loss in what the backward makes gradients of
+};
+
+/// A pass without backward, in training's precision. With a `stream_weight` above zero its residual streams
+/// are kept, for a student of the same layers and width.
+TeacherPass ask_teacher(const Context& ctx, const Model& teacher, const TokenBatch& batch,
+                        const RowPlan& rows, double stream_weight = 0);
 
 /// Logits [M, V] wide of the given rows of a.normed_final.
 void forward_logits(const Context& ctx, const Model& model, const Activations& a,
@@ -142,10 +152,12 @@ void prepare_gradients(const Context& ctx, const Model& model, const TokenGroups
                        Gradients& gradients, const FrozenTensors& frozen = {});
 
 /// Loss per token [1, N] (without auxiliary losses) and all gradients that are wanted, after forward_hidden
-/// on the same batch in training mode. Goes down to the lowest layer in which something trains. With `soft`
-/// the loss is the divergence from a teacher (ops/loss.h), and targets say which positions count.
+/// on the same batch in training mode. Goes down to the lowest layer in which something trains. With a
+/// teacher the loss is the divergence from what it says (ops/loss.h), and targets say which positions count;
+/// where its streams are to be matched (ops/stream_match.h), all positions do.
 void backward(const Context& ctx, const Model& model, const TokenBatch& batch, const RowPlan& rows,
               const TokenGroups& groups, Activations& a, std::span<const std::int32_t> targets,
-              std::span<const float> weights, Out loss, Gradients& gradients, const SoftTargets& soft = {});
+              std::span<const float> weights, Out loss, Gradients& gradients,
+              const TeacherPass& teacher = {});
 
 }  // namespace stem

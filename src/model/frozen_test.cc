@@ -150,12 +150,18 @@ TEST_P(Frozen, APassThatKeepsNothingIsTheSame) {
   const RowPlan rows(model.table, batch());
   Activations whole = allocate_activations(ctx, model, kTokens);
   forward_hidden(ctx, model, batch(), rows, whole);
-  const Out normed = forward_normed(ctx, model, batch(), rows);
-  ASSERT_EQ(normed.dtype, GetParam().narrow);
-  ASSERT_EQ(normed.size(), whole.normed_final.size());
-  EXPECT_EQ(std::memcmp(normed.data, whole.normed_final.data,
-                        static_cast<std::size_t>(normed.size() * size_of(normed.dtype))),
-            0);
+  for (const double stream_weight : {0.0, 1.0}) {
+    const TeacherPass pass = ask_teacher(ctx, model, batch(), rows, stream_weight);
+    const In normed = pass.says.x;
+    ASSERT_EQ(normed.dtype, GetParam().narrow);
+    ASSERT_EQ(normed.size(), whole.normed_final.size());
+    EXPECT_EQ(std::memcmp(normed.data, whole.normed_final.data,
+                          static_cast<std::size_t>(normed.size() * size_of(normed.dtype))),
+              0);
+    ASSERT_EQ(pass.streams.size(), stream_weight > 0 ? whole.layers.size() + 1 : 0);
+    for (std::size_t l = 0; l < pass.streams.size(); ++l)
+      expect_same("stream", pass.streams[l], l < whole.layers.size() ? whole.layers[l].x_in : whole.x);
+  }
 }
 
 TEST_P(Frozen, WhatIsFrozenHasNoView) {

@@ -16,6 +16,7 @@
 #include "ops/moe.h"
 #include "ops/norm.h"
 #include "ops/numeric_check.h"
+#include "ops/stream_match.h"
 
 namespace stem {
 namespace {
@@ -145,6 +146,19 @@ TEST_P(BackendsTest, RmsNorm) {
     compare(fmt::format("{}x{} backward", rows, width), {random(f32, rows, width), random(f32, 1, width)},
             [&](const Context& ctx, const std::vector<Tensor>& out) {
               rms_norm_backward(ctx, out[0], {}, out[1], d_y, x, weight, inv_rms);
+            });
+  }
+}
+
+TEST_P(BackendsTest, StreamMatch) {
+  for (const auto [rows, width] : {std::array{1L, 1L}, {1L, 67L}, {5L, 16L}, {37L, 129L}, {131L, 515L}}) {
+    const Tensor x = random(f32, rows, width), to = random(f32, rows, width);
+    const std::vector<float> weights(static_cast<std::size_t>(rows), 0.3f);
+    compare(fmt::format("{}x{}", rows, width),
+            {random(f32, 1, rows), random(f32, rows, width), random(narrow, rows, width)},
+            [&](const Context& ctx, const std::vector<Tensor>& out) {
+              match_stream(ctx, out[0], out[1], out[2], x, to, weights);
+              match_stream(ctx, out[0], out[1], {}, x, to, weights);
             });
   }
 }

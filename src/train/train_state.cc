@@ -15,6 +15,7 @@ constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "train_state.json";
 constexpr const char* kFormat = "stem-train-state/2";
 constexpr const char* kTeacher = "teacher_uuid";
+constexpr const char* kTeacherStreams = "train.teacher_streams";
 
 // What must not differ between the run that wrote a state and the one that goes on with it.
 Json fingerprint(const Model& model, const TrainOptions& o) {
@@ -37,7 +38,8 @@ Json fingerprint(const Model& model, const TrainOptions& o) {
           {"train.table_clip", o.table_clip},
           {"train.table_optimizer", o.table_optimizer},
           {"train.freeze", o.freeze},
-          {kTeacher, o.teacher_uuid}};
+          {kTeacher, o.teacher_uuid},
+          {kTeacherStreams, o.teacher_streams}};
 }
 
 struct Moments {
@@ -129,8 +131,9 @@ void Trainer::read_state(const std::filesystem::path& dir) {
   const Json expected = fingerprint(model_, options_);
   const Json& run = get_object(state, "run", path);
   for (const auto& [key, value] : expected.items()) {
-    // States of before there were teachers name none.
-    if (key == kTeacher && value == "" && !run.contains(key)) continue;
+    // States of before there were teachers, or their streams were learnt, name none.
+    const bool none = (key == kTeacher && value == "") || (key == kTeacherStreams && value == 0);
+    if (none && !run.contains(key)) continue;
     if (!run.contains(key) || run[key] != value) {
       fail(ErrorCode::kMismatch, "{}: run.{}: expected {} (this run's), found {}: a resumed run keeps its {}",
            path, key, shown(value), run.contains(key) ? shown(run[key]) : "nothing",

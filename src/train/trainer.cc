@@ -33,24 +33,30 @@ Trainer::Trainer(const Context& context, Model& model, const TokenShard& shard, 
       update_counts_(static_cast<std::size_t>(model.config.vocab), 0) {
   require(teacher == nullptr || teacher->config.vocab == model.config.vocab,
           "a teacher with the model's vocabulary");
+  require(
+      options.teacher_streams == 0 || (teacher != nullptr && teacher->config.layers == model.config.layers &&
+                                       teacher->config.width == model.config.width),
+      "streams of a teacher with the model's layers and width");
   gradients_.fixed_first = options.fixed_first;
 }
 
 // Adds the gradients of one micro-batch, which is `share` of the step; returns the sum of its losses.
 double Trainer::accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights,
-                           double share, RouterStats& router) {
+                           double share, StepReport& report) {
   Workspace::Scope scope(*context_.workspace);
   const TokenBatch view = part.view();
-  SoftTargets soft;
+  TeacherPass teacher;
   if (teacher_ != nullptr)
-    soft = {forward_normed(context_, *teacher_, view, RowPlan(teacher_->table, view)),
-            teacher_->head_weight()};
+    teacher =
+        ask_teacher(context_, *teacher_, view, RowPlan(teacher_->table, view), options_.teacher_streams);
   const RowPlan rows(model_.table, view);
   Activations a = allocate_activations(context_, model_, view.size());
   forward_hidden(context_, model_, view, rows, a);
   const Out loss = context_.workspace->matrix(model_.precision.wide, 1, view.size());
   gradients_.auxiliary_weight = share;
-  backward(context_, model_, view, rows, groups, a, part.targets, weights, loss, gradients_, soft);
+  backward(context_, model_, view, rows, groups, a, part.targets, weights, loss, gradients_, teacher);
+  report.stream_loss += a.stream_loss;
+  RouterStats& router = report.router;
   router.layers = a.router.layers;
   router.balance_loss += share * a.router.balance_loss;
   router.z_loss += share * a.router.z_loss;
@@ -108,12 +114,12 @@ StepReport Trainer::step() {
     const std::vector<float> weights(batch.tokens.size(), 1.0f / static_cast<float>(report.targets));
     double sum = 0;
     if (options_.accumulate == 1) {
-      sum = accumulate(batch, groups, weights, 1.0, report.router);
+      sum = accumulate(batch, groups, weights, 1.0, report);
     } else {
       for (const Batch& part : split(batch, options_.accumulate)) {
         const std::size_t n = part.tokens.size();
         sum += accumulate(part, TokenGroups(part.tokens, groups.tokens()), std::span(weights).first(n),
-                          static_cast<double>(n) / static_cast<double>(report.tokens), report.router);
+                          static_cast<double>(n) / static_cast<double>(report.tokens), report);
       }
     }
     report.loss = sum / static_cast<double>(report.targets);

@@ -30,6 +30,8 @@ struct TrainOptions {
   std::string freeze;                    ///< patterns, see Freeze
   bool fixed_first = false;              ///< Gradients::fixed_first
   std::string teacher;                   ///< model directory whose predictions are the targets; empty: none
+  double teacher_streams = 0;            ///< weight of the mean relative squared difference of the residual
+                                         ///< streams from the teacher's (Activations::stream_loss)
   std::string on_spike = "continue";     ///< continue, stop, skip or rollback
   std::uint64_t seed = 1;                ///< weights; data order has BatchOptions::seed
   std::string data_digest;   ///< of the shard, hex; in the state, so that a run goes on with its own data
@@ -41,6 +43,7 @@ struct StepReport {
   /// Mean over targets, nats; 0 when there were none. Cross entropy, or with a teacher the divergence from
   /// it.
   double loss = 0.0;
+  double stream_loss = 0.0;  ///< mean over positions, not in `loss`; 0 without TrainOptions::teacher_streams
   double lr = 0.0, table_lr = 0.0;
   StepNorms norms;
   std::int64_t tokens = 0, distinct = 0, targets = 0;
@@ -62,13 +65,15 @@ class SpikeStop : public Error {
 };
 
 /// Trains one model on one shard: to predict its next tokens, or what a teacher says in their place
-/// (distillation; the loss of a target position is KL(teacher ‖ model) over the vocabulary). Everything that
+/// (distillation; the loss of a target position is KL(teacher ‖ model) over the vocabulary; the way there may
+/// be learnt too, where it has the same layers and width: TrainOptions::teacher_streams). Everything that
 /// a resumed run needs is model, optimizer, `step` and the losses that spikes are measured by: data order and
 /// learning rate are functions of the step.
 class Trainer {
  public:
   /// Throws kUsage for settings that do not go together or match nothing in this model. `teacher`, when not
-  /// null, has the model's vocabulary and wide type, is not a served model, and outlives the trainer.
+  /// null, has the model's vocabulary and wide type (with teacher_streams: layers and width, too), is not a
+  /// served model, and outlives the trainer.
   Trainer(const Context& context, Model& model, const TokenShard& shard, const TrainOptions& options,
           const Model* teacher = nullptr);
 
@@ -99,7 +104,7 @@ class Trainer {
 
  private:
   double accumulate(const Batch& part, const TokenGroups& groups, std::span<const float> weights,
-                    double share, RouterStats& router);
+                    double share, StepReport& report);
   void judge(StepReport& report, const Batch& batch);
 
   Context context_;

@@ -384,16 +384,37 @@ TEST(Distillation, ATeacherOfItselfTeachesNothing) {
   }
 }
 
+// The way there is learnt besides: streams come closer to the teacher's than by predictions alone.
+TEST(Distillation, StreamsAreMatched) {
+  const Counter teacher;
+  double last[2], first = 0;
+  for (const bool matched : {false, true}) {
+    TrainOptions o = Counter::fast(60);
+    TrainingRun run(small(FfnVariant::stem, true), o);
+    o.teacher_streams = matched ? 20 : 1e-9;  // measured, hardly learnt
+    Trainer student = teacher.student(run, o);
+    first = student.step().stream_loss;
+    StepReport r;
+    while (student.steps_done() < o.steps) r = student.step();
+    last[matched ? 1 : 0] = r.stream_loss;
+  }
+  EXPECT_LT(last[1], 0.5 * last[0]);
+  EXPECT_LT(last[1], 0.5 * first);
+}
+
 TEST(Distillation, MicroBatchesMakeTheSameStep) {
   const Precision oracle{DType::f64, DType::f64};
   const Counter teacher(oracle);
   TrainOptions o = options();
   TrainingRun a(small(FfnVariant::stem, true), o, oracle), b(small(FfnVariant::stem, true), o, oracle);
+  o.teacher_streams = 3;
   Trainer whole = teacher.student(a, o);
   o.accumulate = 4;
   Trainer parts = teacher.student(b, o);
   const StepReport x = whole.step(), y = parts.step();
   EXPECT_NEAR(x.loss, y.loss, 1e-13 * x.loss);
+  EXPECT_GT(x.stream_loss, 0);
+  EXPECT_NEAR(x.stream_loss, y.stream_loss, 1e-12 * x.stream_loss);
   EXPECT_NEAR(x.norms.dense, y.norms.dense, 1e-12 * x.norms.dense);
   EXPECT_NEAR(x.norms.table, y.norms.table, 1e-12 * x.norms.table);
 }
@@ -442,6 +463,7 @@ TEST_F(TrainState, AStateOfBeforeThereWereTeachersIsRead) {
   run.trainer.write_state(dir);
   Json state = parse_json(read_file(dir / "train_state.json"), "state");
   state["run"].erase("teacher_uuid");
+  state["run"].erase("train.teacher_streams");
   write_file_atomic(dir / "train_state.json", state.dump());
   TrainingRun other(small(FfnVariant::stem, true), options());
   other.trainer.read_state(dir);

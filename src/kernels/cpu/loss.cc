@@ -1,4 +1,5 @@
-// Softmax cross-entropy, or divergence from a teacher's distribution, and its gradient in one call.
+// Softmax cross-entropy, divergence from a teacher's distribution, difference from its residual stream, each
+// with its gradient in one call.
 #include <omp.h>
 
 #include <cmath>
@@ -158,10 +159,40 @@ void softmax_divergence(Out d_logits, Out loss, In logits, In teacher, std::span
   });
 }
 
+template <class T>
+float stream_difference_row(float* d_x, T* copy, const float* x, const float* to, float weight,
+                            std::int64_t count) {
+  Vec squares = set(0.0f), differences = set(0.0f);
+  for_vectors(count, [&](std::int64_t i, auto part) HWY_ATTR {
+    const Vec target = load(to + i, part), apart = hn::Sub(load(x + i, part), target);
+    squares = hn::MulAdd(target, target, squares);
+    differences = hn::MulAdd(apart, apart, differences);
+  });
+  const float square = sum(squares), slope = square > 0.0f ? 2.0f * weight / square : 0.0f;
+  for_vectors(count, [&](std::int64_t i, auto part) HWY_ATTR {
+    const Vec apart = hn::Sub(load(x + i, part), load(to + i, part));
+    const Vec sum = hn::MulAdd(apart, set(slope), load(d_x + i, part));
+    store(sum, d_x + i, part);
+    if (copy != nullptr) store(sum, copy + i, part);
+  });
+  return square > 0.0f ? sum(differences) / square : 0.0f;
+}
+
+void stream_difference(Out d_x, Out copy, Out loss, In x, In to, std::span<const float> weights) {
+  float* const losses = loss.row<float>(0);
+  with_type(copy ? copy.dtype : DType::f32, [&](auto* type) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+#pragma omp parallel for schedule(static) if (x.size() > kParallelElements)
+    for (std::int64_t n = 0; n < x.rows; ++n)
+      losses[n] = stream_difference_row(d_x.row<float>(n), copy ? copy.row<T>(n) : nullptr, x.row<float>(n),
+                                        to.row<float>(n), weights[static_cast<std::size_t>(n)], x.cols);
+  });
+}
+
 }  // namespace
 
 LossKernels loss_kernels() {
-  return {softmax_cross_entropy, softmax_divergence};
+  return {softmax_cross_entropy, softmax_divergence, stream_difference};
 }
 
 }  // namespace stem::cpu::HWY_NAMESPACE

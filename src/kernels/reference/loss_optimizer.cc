@@ -63,6 +63,28 @@ void softmax_divergence(Out d_logits, Out loss, In logits, In teacher, std::span
   store_row(loss, 0, losses);
 }
 
+void stream_difference(Out d_x, Out copy, Out loss, In x, In to, std::span<const float> weights) {
+  Row losses(static_cast<std::size_t>(x.rows), 0.0);
+  for (std::int64_t n = 0; n < x.rows; ++n) {
+    const auto row = static_cast<std::size_t>(n);
+    const Row at = load_row(x, n), target = load_row(to, n);
+    double square = 0, difference = 0;
+    for (std::size_t d = 0; d < at.size(); ++d) {
+      square += target[d] * target[d];
+      difference += (at[d] - target[d]) * (at[d] - target[d]);
+    }
+    Row gradient(at.size(), 0.0);
+    if (square > 0) {
+      losses[row] = difference / square;
+      for (std::size_t d = 0; d < at.size(); ++d)
+        gradient[d] = 2 * static_cast<double>(weights[row]) * (at[d] - target[d]) / square;
+    }
+    add_row(d_x, n, gradient);
+    if (copy) store_row(copy, n, load_row(d_x, n));
+  }
+  store_row(loss, 0, losses);
+}
+
 void adamw_row(const Out& w, const Out& m, const Out& v, std::int64_t i, const Row& g, const Out& copy,
                const AdamW& a) {
   const double lr = static_cast<double>(a.lr), decay = static_cast<double>(a.decay);
@@ -130,7 +152,9 @@ void convert(Out dst, In src) {
 }  // namespace
 
 LossKernels loss_kernels() {
-  return {.softmax_cross_entropy = softmax_cross_entropy, .softmax_divergence = softmax_divergence};
+  return {.softmax_cross_entropy = softmax_cross_entropy,
+          .softmax_divergence = softmax_divergence,
+          .stream_difference = stream_difference};
 }
 
 OptimizerKernels optimizer_kernels() {
