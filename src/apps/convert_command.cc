@@ -165,6 +165,16 @@ void add_convert_command(CLI::App& app) {
                    "share of earlier layers' error that the refit of W_d is to make up for")
       ->check(number_in(0.0, 1.0))
       ->capture_default_str();
+  command
+      ->add_option_function<std::string>(
+          "--refit",
+          [o](const std::string& name) {
+            o->settings.options.refit = name == "all" ? RefitScope::all : RefitScope::converted;
+          },
+          "what makes up for what is lost: W_d of the converted layers, or also W_d and W_o of all others "
+          "behind the first (more is kept, twice the time)")
+      ->check(CLI::IsMember({"all", "converted"}))
+      ->default_str("converted");
   command->add_option("--heal", s.heal.tokens, "tokens to distil on afterwards")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->capture_default_str();
@@ -178,7 +188,7 @@ void add_convert_command(CLI::App& app) {
           "and "
           "W_d")
       ->check(CLI::IsMember({"all", "ffn"}))
-      ->default_str("all");
+      ->default_str("converted");
   command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)");
   command->add_option("--heal-lr", s.heal.lr, "learning rate of the weights")
       ->check(number_in(0.0, 1.0))

@@ -16,6 +16,9 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t kTokensPerStep = 2048;
 constexpr std::int64_t kCheckpointSteps = 100, kLongestWarmup = 100;
+// Of the difference of residual streams beside KL, where the teacher has streams of that shape: 4 % less KL
+// after 80,000 tokens of healing SmolLM2-135M than without; 1: 2 % less.
+constexpr double kStreams = 20.0;
 
 // Halves of the sequences as documents, all of one length that divides a step: none is cut. A start token is
 // read but is nobody's target.
@@ -46,6 +49,11 @@ void write_data(const fs::path& dir, const fs::path& model, std::span<const std:
   save_shard(dir / kHeldOutTokens, last);  // a run wants one; the conversion judges on its own text
 }
 
+ModelConfig config_of(const fs::path& directory) {
+  const std::string path = (directory / kConfigFile).string();
+  return config_from_json(parse_json(read_file(path, 1 << 20), path), path);
+}
+
 std::string frozen(const ModelConfig& c, HealScope scope) {
   const auto learns = [&](const std::string& name, TensorKind kind) {
     if (scope == HealScope::all) return kind != TensorKind::embedding;
@@ -69,10 +77,6 @@ std::string_view name_of(HealScope scope) {
 }
 
 void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t sequence) {
-  const auto config_of = [](const fs::path& directory) {
-    const std::string path = (directory / kConfigFile).string();
-    return config_from_json(parse_json(read_file(path, 1 << 20), path), path);
-  };
   const ModelConfig of_model = config_of(model), c = config_of(teacher);
   const std::string file = (teacher / kConfigFile).string();
   if (c.vocab != of_model.vocab)
@@ -91,8 +95,7 @@ void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t 
 void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, const fs::path& out,
           std::span<const std::int32_t> text, std::int64_t sequence, double row_rms, const FirstState* first,
           const HealSettings& heal, bool quiet) {
-  const std::string source = (converted / kConfigFile).string();
-  const ModelConfig c = config_from_json(parse_json(read_file(source), source), source);
+  const ModelConfig c = config_of(converted), of_teacher = config_of(teacher);
   const fs::path data = out.string() + ".data", run = run_directory(out);
   Settings s;
   const std::int64_t half = sequence / 2, per_step = std::max<std::int64_t>(kTokensPerStep / half, 1) * half;
@@ -109,6 +112,7 @@ void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, 
   s.train.freeze = frozen(c, heal.scope);
   s.train.fixed_first = first != nullptr;
   s.train.teacher = teacher.string();
+  if (of_teacher.layers == c.layers && of_teacher.width == c.width) s.train.teacher_streams = kStreams;
   s.eval_every = 0;
   s.checkpoint_every = kCheckpointSteps;
   s.keep_checkpoints = 1;

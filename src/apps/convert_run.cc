@@ -28,6 +28,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kStateFile = "convert.json";
 constexpr const char* kStateFormat = "stem-convert/1";
+constexpr const char *kDown = "down", *kO = "o";  // in a layer's file
 
 std::string layer_name(std::int64_t layer) {
   return fmt::format("layer-{:03}", layer);
@@ -127,10 +128,22 @@ ModelConfig dense_config(const fs::path& model) {
   return c;
 }
 
+// What a conversion that was begun computes in, else "auto": that choice is by time, and falls now so, now so
+// on a busy machine.
+std::string precision_of(const fs::path& state) {
+  if (fs::exists(state)) {
+    const Json json = parse_json(read_file(state, 1 << 24), state.string());
+    const Json settings = json.is_object() ? json.value("settings", Json()) : Json();
+    const Json found = settings.is_object() ? settings.value("gemm_dtype", Json()) : Json();
+    if (found == name_of(DType::f32) || found == name_of(DType::bf16)) return found.get<std::string>();
+  }
+  return "auto";
+}
+
 LoadedModel load_dense(const Context& context, const fs::path& model, const ModelConfig& c,
-                       std::int64_t sequence) {
+                       std::int64_t sequence, const std::string& precision) {
   LoadOptions options;
-  options.precision = training_precision("auto", c, 8 * sequence);
+  options.precision = training_precision(precision, c, 8 * sequence);
   LoadedModel dense = load_model_directory(model, context, options);
   dense.model.refresh_compute(context);
   return dense;
@@ -151,7 +164,8 @@ class ConvertRun {
         s_(settings),
         work_(run_directory(settings.out) / "convert"),
         limits_(limits_of(settings, config)),
-        dense_(load_dense(context_, settings.model, config, limits_.sequence)),
+        dense_(
+            load_dense(context_, settings.model, config, limits_.sequence, precision_of(work_ / kStateFile))),
         texts_(conversion_texts(dense_.tokenizer, config.vocab, settings.calibrate, settings.held_out,
                                 limits_)) {}
 
@@ -218,6 +232,7 @@ class ConvertRun {
             {"prior", s_.options.prior},
             {"ridge", s_.options.ridge},
             {"catch_up", s_.options.catch_up},
+            {"refit", name_of(s_.options.refit)},
             {"heal_tokens", s_.heal.tokens},
             {"heal_scope", name_of(s_.heal.scope)},
             {"heal_lr", s_.heal.lr},
@@ -289,10 +304,12 @@ class ConvertRun {
   }
 
   fs::path rows_file(std::int64_t layer) const { return work_ / (layer_name(layer) + ".rows.safetensors"); }
-  fs::path down_file(std::int64_t layer) const { return work_ / (layer_name(layer) + ".down.safetensors"); }
+  fs::path weights_file(std::int64_t layer) const {
+    return work_ / (layer_name(layer) + ".weights.safetensors");
+  }
 
   // Written last of a layer's two files, and whole: where it is, the layer is done.
-  bool done(std::int64_t layer) const { return fs::exists(down_file(layer)); }
+  bool done(std::int64_t layer) const { return fs::exists(weights_file(layer)); }
 
   // Values of one layer's rows, and of all weights.
   double row_values() const {
@@ -319,15 +336,16 @@ class ConvertRun {
   }
 
   void convert_layers() {
-    const bool all_done = std::all_of(layers_.begin(), layers_.end(), [&](auto l) { return done(l); });
-    if (all_done) return;
+    const std::int64_t end =
+        s_.options.refit == RefitScope::all ? dense_.model.config.layers : layers_.back() + 1;
+    if (done(end - 1)) return;
     require_disk_space(s_.out, bytes_to_convert() + (s_.heal.tokens > 0 ? bytes_to_heal() : 0.0));
     Conversion conversion(context_, dense_.model, texts_.calibration, layers_, s_.options);
-    Progress progress("converting", layers_.back() + 1, s_.quiet);
-    for (std::int64_t l = 0; l <= layers_.back(); ++l) {
+    Progress progress("converting", end, s_.quiet);
+    for (std::int64_t l = 0; l < end; ++l) {
       std::string detail = fmt::format("layer {}", l);
-      if (conversion.model().config.stem_index(l) < 0) {
-        conversion.run_dense(l);
+      if (!conversion.changes(l)) {
+        conversion.run(l);
       } else if (done(l)) {
         resume_layer(conversion, l);
       } else {
@@ -335,38 +353,60 @@ class ConvertRun {
         detail += fmt::format(": residual stream off by {:.1f} %", 100 * std::sqrt(error));
       }
       progress.update(l + 1, detail);
-      if (l < layers_.back()) stop_if_asked(fmt::format("layer {}", l));
+      if (l + 1 < end) stop_if_asked(fmt::format("layer {}", l));
     }
   }
 
   double convert_layer(Conversion& conversion, std::int64_t layer) {
     const ModelConfig& c = dense_.model.config;
-    const fs::path rows = rows_file(layer), down = down_file(layer);
-    SafetensorsWriter writer(rows, {{"rows", DType::bf16, {c.vocab, c.ffn}}});
+    std::optional<SafetensorsWriter> rows;
+    if (conversion.model().config.stem_index(layer) >= 0)
+      rows.emplace(rows_file(layer), std::vector<TensorSpec>{{"rows", DType::bf16, {c.vocab, c.ffn}}});
     const ConvertedLayer result = conversion.convert(layer, [&](std::int64_t, In piece) {
       const Workspace::Scope scope(*context_.workspace);
-      writer.write("rows", as_type(context_, piece, DType::bf16).data,
-                   static_cast<std::uint64_t>(piece.size()) * 2);
+      rows->write("rows", as_type(context_, piece, DType::bf16).data,
+                  static_cast<std::uint64_t>(piece.size()) * 2);
     });
-    writer.close();
-    const fs::path partial = down.string() + ".partial";
-    const In values = result.down;
-    write_safetensors(partial, {{"down", DType::f32, {c.width, c.ffn}}}, {&values, 1},
-                      {{"stream_error", fmt::format("{}", result.stream_error)}});
-    fs::rename(partial, down);
+    if (rows) rows->close();
+    std::vector<TensorSpec> specs{{kDown, DType::f32, {result.down.view.rows, result.down.view.cols}}};
+    std::vector<In> values{result.down};
+    if (result.o.view) {
+      specs.push_back({kO, DType::f32, {result.o.view.rows, result.o.view.cols}});
+      values.push_back(result.o);
+    }
+    const fs::path file = weights_file(layer), partial = file.string() + ".partial";
+    write_safetensors(partial, specs, values, {{"stream_error", fmt::format("{}", result.stream_error)}});
+    fs::rename(partial, file);
     return result.stream_error;
   }
 
   void resume_layer(Conversion& conversion, std::int64_t layer) {
     const ModelConfig& c = dense_.model.config;
-    const Safetensors rows = Safetensors::open(rows_file(layer)), down = Safetensors::open(down_file(layer));
-    const In all = rows.matrix("rows", c.vocab, c.ffn);
-    const std::span<const std::int32_t> distinct = texts_.calibration.distinct();
-    const Tensor of_text(DType::f32, std::ssize(distinct), c.ffn);
-    for (std::size_t r = 0; r < distinct.size(); ++r)
-      convert(context_, of_text.view.slice_rows(static_cast<std::int64_t>(r), 1),
-              all.slice_rows(distinct[r], 1));
-    conversion.resume(layer, of_text, down.matrix("down", c.width, c.ffn));
+    Tensor of_text;
+    if (conversion.model().config.stem_index(layer) >= 0) {
+      const Safetensors rows = Safetensors::open(rows_file(layer));
+      const In all = rows.matrix("rows", c.vocab, c.ffn);
+      const std::span<const std::int32_t> distinct = texts_.calibration.distinct();
+      of_text = Tensor(DType::f32, std::ssize(distinct), c.ffn);
+      for (std::size_t r = 0; r < distinct.size(); ++r)
+        convert(context_, of_text.view.slice_rows(static_cast<std::int64_t>(r), 1),
+                all.slice_rows(distinct[r], 1));
+    }
+    const LayerWeights weights = open_weights(layer);
+    conversion.resume(layer, of_text, weights.down, weights.o);
+  }
+
+  // A changed layer's weights, as its file maps them.
+  struct LayerWeights {
+    Safetensors file;
+    In down, o;  // o: null where it stays
+  };
+  LayerWeights open_weights(std::int64_t layer) const {
+    const ModelConfig& c = dense_.model.config;
+    LayerWeights weights{Safetensors::open(weights_file(layer)), {}, {}};
+    weights.down = weights.file.matrix(kDown, c.width, c.ffn);
+    if (weights.file.has(kO)) weights.o = weights.file.matrix(kO, c.width, c.heads * c.head_width);
+    return weights;
   }
 
   // Records of the finished table, out of the layers' files.
@@ -399,7 +439,7 @@ class ConvertRun {
         fail(ErrorCode::kFormat,
              "{}: rows: expected finite values, found others: remove {} too, and the same command converts "
              "the layer again",
-             rows_file(layers_[s]).string(), down_file(layers_[s]).string());
+             rows_file(layers_[s]).string(), weights_file(layers_[s]).string());
       all += squares[s];
     }
     row_rms_ = std::sqrt(all / static_cast<double>(c.vocab * std::ssize(record)));
@@ -408,11 +448,12 @@ class ConvertRun {
   void assemble(const fs::path& to) {
     const ModelConfig& c = dense_.model.config;
     Model student = share_as_stem(dense_.model, layers_);
-    std::vector<OwnDown> downs;
-    downs.reserve(layers_.size());
-    for (const std::int64_t l : layers_) {
-      const Safetensors file = Safetensors::open(down_file(l));
-      downs.emplace_back(context_, student, l, file.matrix("down", c.width, c.ffn));
+    std::vector<OwnWeight> own;
+    for (std::int64_t l = 0; l < c.layers; ++l) {
+      if (!done(l)) continue;
+      const LayerWeights weights = open_weights(l);
+      own.emplace_back(context_, student, l, &LayerTensors::down, weights.down);
+      if (weights.o) own.emplace_back(context_, student, l, &LayerTensors::o, weights.o);
     }
     SaveOptions save = save_options(stream_errors());
     const auto files = save.more;
@@ -457,7 +498,7 @@ class ConvertRun {
   Json stream_errors() const {
     Json layers = Json::array();
     for (const std::int64_t l : layers_) {
-      const Safetensors file = Safetensors::open(down_file(l));
+      const Safetensors file = Safetensors::open(weights_file(l));
       layers.push_back({{"layer", l}, {"stream_error", std::stod(file.metadata().at("stream_error"))}});
     }
     return layers;
@@ -479,7 +520,8 @@ class ConvertRun {
       } catch (const Interrupted& stop) {
         throw Interrupted{stop.signal, "stopped while healing; the same command goes on from there"};
       }
-      dense_ = load_dense(context_, s_.model, dense_config(s_.model), limits_.sequence);
+      dense_ = load_dense(context_, s_.model, dense_config(s_.model), limits_.sequence,
+                          precision_of(work_ / kStateFile));
     }
     const LoadedModel trained = load_model_directory(healed, context_);
     save_state();  // under which identity it will lie there

@@ -1,26 +1,24 @@
 #include "convert/conversion.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 
-#include "convert/least_squares.h"
 #include "convert/text_rows.h"
+#include "convert/weight_refit.h"
 #include "ops/linear.h"
 
 namespace stem {
 namespace {
 
-// Of the mean square of what FFNs add at a position: below it, relative errors no longer count more.
-constexpr double kSmallestTarget = 0.01;
-
-// to = (x − x_mid) + share · (x_mid − student's x_mid)
-void set_target(Out to, In x, In x_mid, In student_mid, double share) {
+// to = (after − before) + share · (before − student's before): what a half of a layer adds, and what earlier
+// ones lost.
+void set_target(Out to, In after, In before, In student_before, double share) {
   const auto part = static_cast<float>(share);
 #pragma omp parallel for schedule(static)
-  for (std::int64_t n = 0; n < x.rows; ++n) {
-    const float *const a = x.row<float>(n), *const b = x_mid.row<float>(n),
-                       *const c = student_mid.row<float>(n);
-    for (std::int64_t d = 0; d < x.cols; ++d) {
+  for (std::int64_t n = 0; n < after.rows; ++n) {
+    const float *const a = after.row<float>(n), *const b = before.row<float>(n),
+                       *const c = student_before.row<float>(n);
+    for (std::int64_t d = 0; d < after.cols; ++d) {
       const float value = a[d] - b[d] + part * (b[d] - c[d]);
       if (to.dtype == DType::bf16)
         to.row<bf16>(n)[d] = bf16(value);
@@ -30,35 +28,11 @@ void set_target(Out to, In x, In x_mid, In student_mid, double share) {
   }
 }
 
-float value_at(const In& m, std::int64_t n, std::int64_t i) {
-  return m.dtype == DType::bf16 ? static_cast<float>(m.row<bf16>(n)[i]) : m.row<float>(n)[i];
-}
-
-double mean_square(const In& m, std::int64_t n) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < m.cols; ++i) {
-    const auto value = static_cast<double>(value_at(m, n, i));
-    sum += value * value;
-  }
-  return sum / static_cast<double>(m.cols);
-}
-
-// to[n] = weight[n] · from[n]
-void scale_rows(Out to, In from, std::span<const float> weight) {
-#pragma omp parallel for schedule(static)
-  for (std::int64_t n = 0; n < from.rows; ++n) {
-    const float w = weight[static_cast<std::size_t>(n)];
-    for (std::int64_t i = 0; i < from.cols; ++i) {
-      const float value = w * value_at(from, n, i);
-      if (to.dtype == DType::bf16)
-        to.row<bf16>(n)[i] = bf16(value);
-      else
-        to.row<float>(n)[i] = value;
-    }
-  }
-}
-
 }  // namespace
+
+std::string_view name_of(RefitScope scope) {
+  return scope == RefitScope::all ? "all" : "converted";
+}
 
 Conversion::Conversion(const Context& context, const Model& dense, const CalibrationText& text,
                        std::vector<std::int64_t> layers, const ConversionOptions& options)
@@ -69,21 +43,56 @@ Conversion::Conversion(const Context& context, const Model& dense, const Calibra
       student_(share_as_stem(dense, std::move(layers))),
       features_(context, dense, text),
       teacher_stream_(context, dense, text),
-      target_(dense.precision.narrow, text.size(), dense.config.width) {
-  downs_.reserve(student_.config.stem_layers.size());
+      target_(dense.precision.narrow, text.size(), dense.config.width) {}
+
+bool Conversion::changes(std::int64_t layer) const {
+  return student_.config.stem_index(layer) >= 0 || (student_stream_ && options_.refit == RefitScope::all);
 }
 
-void Conversion::run_dense(std::int64_t layer) {
-  require(layer == next_ && student_.config.stem_index(layer) < 0, "run_dense: a layer that stays dense");
+void Conversion::run(std::int64_t layer) {
+  require(layer == next_ && !changes(layer), "run: a layer that stays as it is");
   teacher_stream_.advance(ctx_, dense_, layer);
   if (student_stream_) student_stream_->advance(ctx_, student_, layer);
   ++next_;
 }
 
+RowPlan Conversion::plan_of(const TokenBatch& batch, std::int64_t layer, In rows) const {
+  RowPlan plan(student_.table, batch);
+  const std::int64_t s = student_.config.stem_index(layer);
+  if (s >= 0) read_rows(plan, text_, batch, s, rows);
+  return plan;
+}
+
+// W_o, to what the dense attention adds: neither stream moves.
+void Conversion::refit_attention(std::int64_t layer) {
+  const std::int64_t width = dense_.config.width;
+  const In before = dense_.weights.layers[static_cast<std::size_t>(layer)].o;
+  const Tensor attended(target_.view.dtype, text_.size(), before.cols);
+  {
+    const ResidualStream::Pass teacher_pass(ctx_, dense_, teacher_stream_),
+        student_pass(ctx_, student_, *student_stream_);
+    for (std::int64_t b = 0; b < text_.batches(); ++b) {
+      const TokenBatch batch = text_.batch(b);
+      LayerSaved t = teacher_pass.at(b), s = student_pass.at(b);
+      const Workspace::Scope scope(*ctx_.workspace);
+      t.x_mid = ctx_.workspace->matrix(t.x_in.dtype, batch.size(), width);
+      s.x_mid = ctx_.workspace->matrix(s.x_in.dtype, batch.size(), width);
+      forward_attention(ctx_, dense_, layer, batch, t);
+      forward_attention(ctx_, student_, layer, batch, s);
+      set_target(target_.view.slice_rows(text_.first(b), batch.size()), t.x_mid, t.x_in, s.x_in,
+                 options_.catch_up);
+      stem::convert(ctx_, attended.view.slice_rows(text_.first(b), batch.size()), s.attended);
+    }
+  }
+  WeightRefit refit(target_, before.cols, text_.sequence());
+  for (std::int64_t b = 0; b < text_.batches(); ++b)
+    refit.add(ctx_, text_.first(b), attended.view.slice_rows(text_.first(b), text_.batch(b).size()));
+  refitted_.emplace_back(ctx_, student_, layer, &LayerTensors::o, refit.solve(before, options_.ridge));
+}
+
 // The dense model's layer, and the attention of the converted one; on the way the sums that rows are solved
 // from, and what W_d is to give.
-void Conversion::run_teacher(std::int64_t layer, RowCalibration* rows) {
-  if (!student_stream_) student_stream_ = std::make_unique<ResidualStream>(teacher_stream_);
+void Conversion::run_teacher(std::int64_t layer, bool set_targets, RowCalibration* rows) {
   const ResidualStream::Pass teacher_pass(ctx_, dense_, teacher_stream_),
       student_pass(ctx_, student_, *student_stream_);
   for (std::int64_t b = 0; b < text_.batches(); ++b) {
@@ -97,58 +106,29 @@ void Conversion::run_teacher(std::int64_t layer, RowCalibration* rows) {
     if (rows != nullptr) {
       forward_ffn(ctx_, student_, layer, RowPlan(student_.table, batch), s, {});
       rows->add(ctx_, batch.tokens, t.normed_ffn, s.gate_up, t.hidden);
+    }
+    if (set_targets)
       set_target(target_.view.slice_rows(text_.first(b), batch.size()), x, t.x_mid, s.x_mid,
                  options_.catch_up);
-    }
     std::memcpy(t.x_mid.data, x.data, static_cast<std::size_t>(x.size()) * sizeof(float));
   }
 }
 
-void Conversion::refit(std::int64_t layer, In rows) {
-  const std::int64_t ffn = dense_.config.ffn, width = dense_.config.width;
-  std::vector<float> weight(static_cast<std::size_t>(text_.size()));
-  double mean = 0;
-  for (std::int64_t n = 0; n < text_.size(); ++n) {
-    const double square = mean_square(target_, n);
-    weight[static_cast<std::size_t>(n)] = static_cast<float>(square);
-    if (n % text_.sequence() != 0) mean += square / static_cast<double>(text_.size());
-  }
-  for (float& w : weight)
-    w = static_cast<float>(1.0 / std::sqrt(static_cast<double>(w) + kSmallestTarget * mean + 1e-30));
-  const Tensor squares(DType::f32, ffn, ffn), products(DType::f32, ffn, width);
+void Conversion::refit_down(std::int64_t layer, In rows) {
+  WeightRefit refit(target_, dense_.config.ffn, text_.sequence());
   {
     const ResidualStream::Pass pass(ctx_, student_, *student_stream_);
     for (std::int64_t b = 0; b < text_.batches(); ++b) {
       const TokenBatch batch = text_.batch(b);
       LayerSaved s = pass.at(b);
       const Workspace::Scope scope(*ctx_.workspace);
-      RowPlan plan(student_.table, batch);
-      read_rows(plan, text_, batch, student_.config.stem_index(layer), rows);
-      forward_ffn(ctx_, student_, layer, plan, s, {});
-      const std::span<const float> w(weight.data() + text_.first(b), static_cast<std::size_t>(batch.size()));
-      const Out z = ctx_.workspace->matrix(s.hidden.dtype, batch.size(), ffn);
-      const Out y = ctx_.workspace->matrix(s.hidden.dtype, batch.size(), width);
-      scale_rows(z, s.hidden, w);
-      scale_rows(y, target_.view.slice_rows(text_.first(b), batch.size()), w);
-      add_outer_products(ctx_, squares, z, z);
-      add_outer_products(ctx_, products, z, y);
+      forward_ffn(ctx_, student_, layer, plan_of(batch, layer, rows), s, {});
+      refit.add(ctx_, text_.first(b), s.hidden);
     }
   }
-  // (G + λI) W_dᵀ = Zᵀ Y + λ W_dᵀ of the dense model.
-  const In dense_down = dense_.weights.layers[static_cast<std::size_t>(layer)].down;
-  double diagonal = 0;
-  for (std::int64_t f = 0; f < ffn; ++f) diagonal += static_cast<double>(squares.view.row<float>(f)[f]);
-  const auto pull = static_cast<float>(options_.ridge * diagonal / static_cast<double>(ffn));
-  for (std::int64_t f = 0; f < ffn; ++f) {
-    for (std::int64_t d = 0; d < width; ++d)
-      products.view.row<float>(f)[d] += pull * dense_down.row<float>(d)[f];
-  }
-  solve_ridge(products, squares, products, options_.ridge);
-  const Tensor down(DType::f32, width, ffn);
-  for (std::int64_t d = 0; d < width; ++d) {
-    for (std::int64_t f = 0; f < ffn; ++f) down.view.row<float>(d)[f] = products.view.row<float>(f)[d];
-  }
-  downs_.emplace_back(ctx_, student_, layer, down);
+  refitted_.emplace_back(
+      ctx_, student_, layer, &LayerTensors::down,
+      refit.solve(dense_.weights.layers[static_cast<std::size_t>(layer)].down, options_.ridge));
 }
 
 void Conversion::run_student(std::int64_t layer, In rows) {
@@ -157,9 +137,7 @@ void Conversion::run_student(std::int64_t layer, In rows) {
     const TokenBatch batch = text_.batch(b);
     LayerSaved s = pass.at(b);
     const Workspace::Scope scope(*ctx_.workspace);
-    RowPlan plan(student_.table, batch);
-    read_rows(plan, text_, batch, student_.config.stem_index(layer), rows);
-    forward_ffn(ctx_, student_, layer, plan, s, s.x_mid);
+    forward_ffn(ctx_, student_, layer, plan_of(batch, layer, rows), s, s.x_mid);
   }
 }
 
@@ -182,39 +160,62 @@ double Conversion::stream_error() const {
   return sum / static_cast<double>(std::max<std::int64_t>(positions, 1));
 }
 
-ConvertedLayer Conversion::convert(std::int64_t layer, const RowSink& sink) {
-  require(layer == next_ && student_.config.stem_index(layer) >= 0, "convert: a layer to convert");
+// The layer's rows for the text's distinct tokens [R, F]; those of the whole vocabulary go to `sink`.
+Tensor Conversion::solve_rows(std::int64_t layer, RowCalibration& calibration, const RowSink& sink) {
   const ModelConfig& c = dense_.config;
-  const Tensor rows(DType::f32, static_cast<std::int64_t>(text_.distinct().size()), c.ffn);
-  {
-    RowCalibration calibration(text_, features_, c.width, c.ffn);
-    run_teacher(layer, &calibration);
-    calibration.fit(ctx_, dense_.weights.layers[static_cast<std::size_t>(layer)].up, options_.prior);
-    calibration.rows(ctx_, text_.distinct(), rows);
-    constexpr std::int64_t kPiece = 2048;
-    std::vector<std::int32_t> tokens;
-    for (std::int64_t first = 0; first < c.vocab; first += kPiece) {
-      const std::int64_t count = std::min(kPiece, c.vocab - first);
-      tokens.clear();
-      for (std::int64_t t = first; t < first + count; ++t) tokens.push_back(static_cast<std::int32_t>(t));
-      const Workspace::Scope scope(*ctx_.workspace);
-      const Out piece = ctx_.workspace->matrix(DType::f32, count, c.ffn);
-      calibration.rows(ctx_, tokens, piece);
-      sink(first, piece);
-    }
+  Tensor rows(DType::f32, std::ssize(text_.distinct()), c.ffn);
+  calibration.fit(ctx_, dense_.weights.layers[static_cast<std::size_t>(layer)].up, options_.prior);
+  calibration.rows(ctx_, text_.distinct(), rows);
+  constexpr std::int64_t kPiece = 2048;
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t first = 0; first < c.vocab; first += kPiece) {
+    const std::int64_t count = std::min(kPiece, c.vocab - first);
+    tokens.clear();
+    for (std::int64_t t = first; t < first + count; ++t) tokens.push_back(static_cast<std::int32_t>(t));
+    const Workspace::Scope scope(*ctx_.workspace);
+    const Out piece = ctx_.workspace->matrix(DType::f32, count, c.ffn);
+    calibration.rows(ctx_, tokens, piece);
+    sink(first, piece);
   }
-  refit(layer, rows);
+  return rows;
+}
+
+ConvertedLayer Conversion::convert(std::int64_t layer, const RowSink& sink) {
+  require(layer == next_ && changes(layer), "convert: a layer that becomes another");
+  ConvertedLayer result{layer, {}, {}, 0};
+  const auto copy_of_last = [&] {
+    const In values = refitted_.back().values();
+    Tensor copy(DType::f32, values.rows, values.cols);
+    stem::convert(ctx_, copy, values);
+    return copy;
+  };
+  if (student_stream_ && options_.refit == RefitScope::all) {
+    refit_attention(layer);
+    result.o = copy_of_last();
+  }
+  if (!student_stream_) student_stream_ = std::make_unique<ResidualStream>(teacher_stream_);
+  Tensor rows;
+  if (student_.config.stem_index(layer) >= 0) {
+    RowCalibration calibration(text_, features_, dense_.config.width, dense_.config.ffn);
+    run_teacher(layer, true, &calibration);
+    rows = solve_rows(layer, calibration, sink);
+  } else {
+    run_teacher(layer, true, nullptr);
+  }
+  refit_down(layer, rows);
+  result.down = copy_of_last();
   run_student(layer, rows);
   ++next_;
-  ConvertedLayer result{layer, Tensor(DType::f32, c.width, c.ffn), stream_error()};
-  stem::convert(ctx_, result.down, downs_.back().values());
+  result.stream_error = stream_error();
   return result;
 }
 
-void Conversion::resume(std::int64_t layer, In rows, In down) {
-  require(layer == next_ && student_.config.stem_index(layer) >= 0, "resume: a layer that was converted");
-  run_teacher(layer, nullptr);
-  downs_.emplace_back(ctx_, student_, layer, down);
+void Conversion::resume(std::int64_t layer, In rows, In down, In o) {
+  require(layer == next_ && changes(layer), "resume: a layer that became another");
+  if (o) refitted_.emplace_back(ctx_, student_, layer, &LayerTensors::o, o);
+  if (!student_stream_) student_stream_ = std::make_unique<ResidualStream>(teacher_stream_);
+  run_teacher(layer, false, nullptr);
+  refitted_.emplace_back(ctx_, student_, layer, &LayerTensors::down, down);
   run_student(layer, rows);
   ++next_;
 }

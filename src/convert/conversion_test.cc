@@ -34,9 +34,9 @@ class ConversionTest : public ::testing::Test {
   };
   Converted convert(const std::vector<std::int64_t>& layers, const ConversionOptions& options = {}) {
     Converted c{std::make_unique<Conversion>(ctx, dense, text, layers, options), {}, 0};
-    for (std::int64_t l = 0; l <= layers.back(); ++l) {
-      if (c.conversion->model().config.stem_index(l) < 0) {
-        c.conversion->run_dense(l);
+    for (std::int64_t l = 0; l < dense.config.layers; ++l) {
+      if (!c.conversion->changes(l)) {
+        c.conversion->run(l);
         continue;
       }
       Tensor all(DType::f32, dense.config.vocab, dense.config.ffn);
@@ -46,16 +46,17 @@ class ConversionTest : public ::testing::Test {
                       static_cast<std::size_t>(piece.cols) * sizeof(float));
       });
       c.stream_error = done.stream_error;
-      c.rows.emplace(l, std::move(all));
+      if (c.conversion->model().config.stem_index(l) >= 0) c.rows.emplace(l, std::move(all));
     }
     return c;
   }
   // The same model with a table: what is saved.
   Model finished(const Converted& c) {
     Model model = share_as_stem(dense, c.conversion->model().config.stem_layers);
-    for (const std::int64_t l : model.config.stem_layers)
-      model.weights.layers[static_cast<std::size_t>(l)].down =
-          c.conversion->model().weights.layers[static_cast<std::size_t>(l)].down;
+    for (std::size_t l = 0; l < model.weights.layers.size(); ++l) {
+      model.weights.layers[l].down = c.conversion->model().weights.layers[l].down;
+      model.weights.layers[l].o = c.conversion->model().weights.layers[l].o;
+    }
     model.table = Table::in_memory(model.config.table_shape(), DType::f32);
     for (const auto& [l, rows] : c.rows) {
       const std::int64_t s = model.config.stem_index(l), ffn = model.config.ffn;
@@ -110,13 +111,12 @@ TEST_F(ConversionTest, NothingIsLostWhereUpDependsOnTheTokenAlone) {
 
 // Layers converted one after another make up for what earlier ones lost; at once they do not.
 TEST_F(ConversionTest, OneAfterAnotherIsCloserThanAtOnce) {
-  const Converted sequential = convert({0, 1, 2});
-  Converted at_once = convert({0});
-  std::map<std::int64_t, Tensor> rows;
+  const ConversionOptions options;
+  const Converted sequential = convert({0, 1, 2}, options);
   std::vector<Converted> single;
   Model model = finished(sequential);
   for (std::int64_t l = 0; l < 3; ++l) {
-    single.push_back(convert({l}));
+    single.push_back(convert({l}, options));
     model.weights.layers[static_cast<std::size_t>(l)].down =
         single.back().conversion->model().weights.layers[static_cast<std::size_t>(l)].down;
     for (std::int64_t t = 0; t < model.config.vocab; ++t)
@@ -127,6 +127,25 @@ TEST_F(ConversionTest, OneAfterAnotherIsCloserThanAtOnce) {
   const double once = stream_difference(model), in_turn = stream_difference(finished(sequential));
   EXPECT_LT(in_turn, 0.95 * once);
   EXPECT_NEAR(in_turn, sequential.stream_error, 0.5 * in_turn);  // one a ratio of sums, one a mean of ratios
+}
+
+// Layers that stay dense, and attention, make up for what the converted one lost; only where they are asked
+// to.
+TEST_F(ConversionTest, LayersBehindMakeUpForAnEarlierOne) {
+  ConversionOptions options;
+  options.refit = RefitScope::all;
+  const Converted all = convert({0}, options);
+  options.refit = RefitScope::converted;
+  const Converted converted = convert({0}, options);
+  const Model model = finished(converted), better = finished(all);
+  EXPECT_LT(stream_difference(better), 0.8 * stream_difference(model));
+  for (std::size_t l = 0; l < 3; ++l) {
+    const LayerTensors &before = dense.weights.layers[l], &after = model.weights.layers[l];
+    EXPECT_EQ(after.o.data, before.o.data);
+    EXPECT_EQ(after.down.data == before.down.data, l > 0);
+    EXPECT_EQ(better.weights.layers[l].o.data == before.o.data, l == 0);
+    EXPECT_NE(better.weights.layers[l].down.data, before.down.data);
+  }
 }
 
 // The state of a sequence's first token can be a thousand times as large as any other, and every position
@@ -152,21 +171,24 @@ TEST_F(ConversionTest, StartTokensKeepTheirState) {
 }
 
 TEST_F(ConversionTest, GoesOnWithTheSameBits) {
-  Converted whole = convert({0, 2});
+  ConversionOptions options;
+  options.refit = RefitScope::all;
+  Converted whole = convert({0, 2}, options);
   const Model& first = whole.conversion->model();
-  Conversion resumed(ctx, dense, text, {0, 2}, {});
+  Conversion resumed(ctx, dense, text, {0, 2}, options);
   Tensor of_text(DType::f32, std::ssize(text.distinct()), dense.config.ffn);
   for (std::int64_t r = 0; r < of_text.view.rows; ++r)
     std::memcpy(of_text.view.row<float>(r),
                 whole.rows.at(0).view.row<float>(text.distinct()[static_cast<std::size_t>(r)]),
                 static_cast<std::size_t>(of_text.view.cols) * sizeof(float));
-  resumed.resume(0, of_text, first.weights.layers[0].down);
-  resumed.run_dense(1);
+  resumed.resume(0, of_text, first.weights.layers[0].down, {});
+  resumed.resume(1, {}, first.weights.layers[1].down, first.weights.layers[1].o);
   Tensor rows(DType::f32, dense.config.vocab, dense.config.ffn);
   const ConvertedLayer done = resumed.convert(
       2, [&](std::int64_t, In piece) { std::memcpy(rows.view.data, piece.data, rows.buffer.size()); });
   EXPECT_EQ(std::memcmp(rows.view.data, whole.rows.at(2).view.data, rows.buffer.size()), 0);
   EXPECT_EQ(std::memcmp(done.down.view.data, first.weights.layers[2].down.data, done.down.buffer.size()), 0);
+  EXPECT_EQ(std::memcmp(done.o.view.data, first.weights.layers[2].o.data, done.o.buffer.size()), 0);
 }
 
 TEST_F(ConversionTest, KnownDamageIsKept) {

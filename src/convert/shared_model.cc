@@ -35,15 +35,16 @@ Model share_as_stem(const Model& dense, std::vector<std::int64_t> layers) {
   return model;
 }
 
-OwnDown::OwnDown(const Context& ctx, Model& model, std::int64_t layer, In down)
-    : wide_(model.precision.wide, down.rows, down.cols) {
+OwnWeight::OwnWeight(const Context& ctx, Model& model, std::int64_t layer, Out LayerTensors::*which,
+                     In values)
+    : wide_(model.precision.wide, values.rows, values.cols) {
   const auto l = static_cast<std::size_t>(layer);
-  convert(ctx, wide_, down);
-  model.weights.layers[l].down = wide_;
+  convert(ctx, wide_, values);
+  model.weights.layers[l].*which = wide_;
   if (model.compute.layers.empty()) return;
-  narrow_ = Tensor(model.precision.narrow, down.rows, down.cols);
-  convert(ctx, narrow_, down);
-  model.compute.layers[l].down = narrow_;
+  narrow_ = Tensor(model.precision.narrow, values.rows, values.cols);
+  convert(ctx, narrow_, values);
+  model.compute.layers[l].*which = narrow_;
 }
 
 }  // namespace stem

@@ -13,10 +13,10 @@ namespace stem {
 /// up-projections of `layers` have no place in it.
 Model share_as_stem(const Model& dense, std::vector<std::int64_t> layers);
 
-/// Another down-projection for one layer of such a model, [D, F] f32.
-class OwnDown {
+/// Another value of one layer's `which` (W_d, W_o) in such a model, f32.
+class OwnWeight {
  public:
-  OwnDown(const Context& context, Model& model, std::int64_t layer, In down);
+  OwnWeight(const Context& context, Model& model, std::int64_t layer, Out LayerTensors::*which, In values);
   In values() const { return wide_; }
 
  private:
