@@ -154,8 +154,12 @@ void write_texts(Page& page, const Json& r) {
   page.table({{"text"}, {"tokens", true}, {"used", true}}, rows);
   const Json* const settings = object_of(r, "settings");
   const double healed = settings != nullptr ? number_of(*settings, "heal_tokens") : 0;
+  const bool others = settings != nullptr && string_of(*settings, "refit") == "all";
   page.facts(
-      {{"healed", healed > 0 ? html("by distillation on {} tokens", grouped(healed)) : html("not at all")},
+      {{"refitted",
+        html("{}", others ? "W_d of the converted layers, and of every layer behind the first W_d and W_o"
+                          : "W_d of the converted layers")},
+       {"healed", healed > 0 ? html("by distillation on {} tokens", grouped(healed)) : html("not at all")},
        {"never seen", html("{} of the vocabulary's {} tokens; {} of the text judged on",
                            grouped(number_of(r, "vocab") - number_of(r, "distinct_tokens")),
                            grouped(number_of(r, "vocab")), percent(number_of(r, "unseen_share")))},

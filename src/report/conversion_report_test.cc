@@ -55,6 +55,10 @@ TEST(ConversionReport, ShowsWhatItCostAndIsSound) {
                            "arc&lt;easy&gt;", "\u22120.030", "75.0", "The capital of {X} is"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
   EXPECT_EQ(page.find("layer 1, converted"), std::string::npos);
+  EXPECT_EQ(page.find("W_o"), std::string::npos);
+  Json all = sample();
+  all["settings"]["refit"] = "all";
+  EXPECT_NE(conversion_report(all).find("W_d and W_o"), std::string::npos);
 }
 
 TEST(ConversionReport, LeavesOutWhatIsMissingAndNamesWhatIsWrong) {

@@ -30,7 +30,7 @@ code{font-size:.88em;background:var(--track);border-radius:4px;padding:.08em .32
 code.token{background:var(--track);white-space:pre-wrap}code.token i{color:var(--muted);font-style:normal;opacity:.7}
 .note{border-left:3px solid var(--s1);background:var(--tint);padding:.7rem 1rem;border-radius:0 6px 6px 0;margin:1rem 0;font-size:.95rem}
 .note p{margin:0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin:1.6rem 0 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:12px;margin:1.6rem 0 1rem}
 .tiles div{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.8rem .95rem}
 .tiles b{display:block;font-size:1.3rem;line-height:1.25;font-weight:650;letter-spacing:-.01em;overflow-wrap:anywhere}
 .tiles span{color:var(--muted);font-size:.82rem;line-height:1.35;display:block;margin-top:.15rem}
