@@ -11,6 +11,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "apps/convert_judge.h"
+#include "apps/convert_layers.h"
 #include "apps/interrupt.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
@@ -28,11 +30,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kStateFile = "convert.json";
 constexpr const char* kStateFormat = "stem-convert/1";
-constexpr const char *kDown = "down", *kO = "o";  // in a layer's file
-
-std::string layer_name(std::int64_t layer) {
-  return fmt::format("layer-{:03}", layer);
-}
 
 /// N of "best:N"; 0 for other choices. Throws kUsage.
 std::int64_t best_count(const std::string& choice, std::int64_t layers) {
@@ -97,28 +94,6 @@ class FolderLock {
   int file_;
 };
 
-// Figures of one set of positions, before and after.
-struct Loss {
-  double dense = 0, converted = 0, divergence = 0;
-  std::int64_t positions = 0;
-
-  void add(float before, float after, float kl) {
-    dense += static_cast<double>(before), converted += static_cast<double>(after);
-    divergence += static_cast<double>(kl);
-    ++positions;
-  }
-  Json json(const std::string& name) const {
-    const double n = std::max(1.0, static_cast<double>(positions));
-    return {{"name", name},
-            {"positions", positions},
-            {"dense_loss", dense / n},
-            {"loss", converted / n},
-            {"kl", divergence / n},
-            {"dense_perplexity", std::exp(dense / n)},
-            {"perplexity", std::exp(converted / n)}};
-  }
-};
-
 ModelConfig dense_config(const fs::path& model) {
   const std::string source = (model / kConfigFile).string();
   const ModelConfig c = config_from_json(parse_json(read_file(source, 1 << 20), source), source);
@@ -163,6 +138,7 @@ class ConvertRun {
         context_(runtime.training()),
         s_(settings),
         work_(run_directory(settings.out) / "convert"),
+        files_(work_, config),
         limits_(limits_of(settings, config)),
         dense_(
             load_dense(context_, settings.model, config, limits_.sequence, precision_of(work_ / kStateFile))),
@@ -193,19 +169,14 @@ class ConvertRun {
       assemble(converted);
       state_["row_rms"] = row_rms_;
       save_state();
-      remove_layers();
+      files_.remove();
     }
     if (healing) heal_model(converted);
   }
 
-  void remove_layers() const {
-    for (const auto& entry : fs::directory_iterator(work_))
-      if (entry.path().filename().string().starts_with("layer-")) fs::remove(entry.path());
-  }
-
   // All that the finished model was made of.
   void remove_parts() const {
-    remove_layers();
+    files_.remove();
     const fs::path healed = work_ / "healed";
     for (const fs::path& part : {work_ / "converted", healed, fs::path(healed.string() + ".data"),
                                  run_directory(healed) / kCheckpoints})
@@ -265,7 +236,7 @@ class ConvertRun {
       return;
     }
     // Layers without the settings that they were made by are nobody's.
-    remove_layers();
+    files_.remove();
     state_ = {{"format", kStateFormat}, {"settings", wanted}, {"damage", Json::array()}};
     save_state();
   }
@@ -303,14 +274,6 @@ class ConvertRun {
     layers_ = least_damaged(damage, best_count(s_.layers, c.layers));
   }
 
-  fs::path rows_file(std::int64_t layer) const { return work_ / (layer_name(layer) + ".rows.safetensors"); }
-  fs::path weights_file(std::int64_t layer) const {
-    return work_ / (layer_name(layer) + ".weights.safetensors");
-  }
-
-  // Written last of a layer's two files, and whole: where it is, the layer is done.
-  bool done(std::int64_t layer) const { return fs::exists(weights_file(layer)); }
-
   // Values of one layer's rows, and of all weights.
   double row_values() const {
     const ModelConfig& c = dense_.model.config;
@@ -320,7 +283,8 @@ class ConvertRun {
 
   // Layers' rows in bf16, each in its file and once more in the table, beside the weights in f32.
   double bytes_to_convert() const {
-    const auto missing = std::count_if(layers_.begin(), layers_.end(), [&](auto l) { return !done(l); });
+    const auto missing =
+        std::count_if(layers_.begin(), layers_.end(), [&](auto l) { return !files_.done(l); });
     return 2.0 * row_values() * static_cast<double>(missing + std::ssize(layers_)) + 4.0 * weight_values();
   }
 
@@ -338,7 +302,7 @@ class ConvertRun {
   void convert_layers() {
     const std::int64_t end =
         s_.options.refit == RefitScope::all ? dense_.model.config.layers : layers_.back() + 1;
-    if (done(end - 1)) return;
+    if (files_.done(end - 1)) return;
     require_disk_space(s_.out, bytes_to_convert() + (s_.heal.tokens > 0 ? bytes_to_heal() : 0.0));
     Conversion conversion(context_, dense_.model, texts_.calibration, layers_, s_.options);
     Progress progress("converting", end, s_.quiet);
@@ -346,7 +310,7 @@ class ConvertRun {
       std::string detail = fmt::format("layer {}", l);
       if (!conversion.changes(l)) {
         conversion.run(l);
-      } else if (done(l)) {
+      } else if (files_.done(l)) {
         resume_layer(conversion, l);
       } else {
         const double error = convert_layer(conversion, l);
@@ -358,66 +322,44 @@ class ConvertRun {
   }
 
   double convert_layer(Conversion& conversion, std::int64_t layer) {
-    const ModelConfig& c = dense_.model.config;
-    std::optional<SafetensorsWriter> rows;
-    if (conversion.model().config.stem_index(layer) >= 0)
-      rows.emplace(rows_file(layer), std::vector<TensorSpec>{{"rows", DType::bf16, {c.vocab, c.ffn}}});
+    std::unique_ptr<SafetensorsWriter> rows;
+    if (conversion.model().config.stem_index(layer) >= 0) rows = files_.write_rows(layer);
     const ConvertedLayer result = conversion.convert(layer, [&](std::int64_t, In piece) {
       const Workspace::Scope scope(*context_.workspace);
-      rows->write("rows", as_type(context_, piece, DType::bf16).data,
+      rows->write(LayerFiles::kRowsTensor, as_type(context_, piece, DType::bf16).data,
                   static_cast<std::uint64_t>(piece.size()) * 2);
     });
     if (rows) rows->close();
-    std::vector<TensorSpec> specs{{kDown, DType::f32, {result.down.view.rows, result.down.view.cols}}};
-    std::vector<In> values{result.down};
-    if (result.o.view) {
-      specs.push_back({kO, DType::f32, {result.o.view.rows, result.o.view.cols}});
-      values.push_back(result.o);
-    }
-    const fs::path file = weights_file(layer), partial = file.string() + ".partial";
-    write_safetensors(partial, specs, values, {{"stream_error", fmt::format("{}", result.stream_error)}});
-    fs::rename(partial, file);
+    if (!std::isfinite(result.stream_error)) fail_not_finite(layer);
+    files_.finish(result, rows != nullptr);
     return result.stream_error;
   }
 
-  void resume_layer(Conversion& conversion, std::int64_t layer) {
-    const ModelConfig& c = dense_.model.config;
-    Tensor of_text;
-    if (conversion.model().config.stem_index(layer) >= 0) {
-      const Safetensors rows = Safetensors::open(rows_file(layer));
-      const In all = rows.matrix("rows", c.vocab, c.ffn);
-      const std::span<const std::int32_t> distinct = texts_.calibration.distinct();
-      of_text = Tensor(DType::f32, std::ssize(distinct), c.ffn);
-      for (std::size_t r = 0; r < distinct.size(); ++r)
-        convert(context_, of_text.view.slice_rows(static_cast<std::int64_t>(r), 1),
-                all.slice_rows(distinct[r], 1));
-    }
-    const LayerWeights weights = open_weights(layer);
-    conversion.resume(layer, of_text, weights.down, weights.o);
+  [[noreturn]] void fail_not_finite(std::int64_t layer) const {
+    fail(ErrorCode::kFormat,
+         "{}: layer {}: expected finite activations on the calibration text, found others", s_.model.string(),
+         layer);
   }
 
-  // A changed layer's weights, as its file maps them.
-  struct LayerWeights {
-    Safetensors file;
-    In down, o;  // o: null where it stays
-  };
-  LayerWeights open_weights(std::int64_t layer) const {
-    const ModelConfig& c = dense_.model.config;
-    LayerWeights weights{Safetensors::open(weights_file(layer)), {}, {}};
-    weights.down = weights.file.matrix(kDown, c.width, c.ffn);
-    if (weights.file.has(kO)) weights.o = weights.file.matrix(kO, c.width, c.heads * c.head_width);
-    return weights;
+  void resume_layer(Conversion& conversion, std::int64_t layer) {
+    Tensor of_text;
+    if (conversion.model().config.stem_index(layer) >= 0) {
+      const LayerFiles::Rows all = files_.rows(layer);
+      const std::span<const std::int32_t> distinct = texts_.calibration.distinct();
+      of_text = Tensor(DType::f32, std::ssize(distinct), all.rows.cols);
+      for (std::size_t r = 0; r < distinct.size(); ++r)
+        convert(context_, of_text.view.slice_rows(static_cast<std::int64_t>(r), 1),
+                all.rows.slice_rows(distinct[r], 1));
+    }
+    const LayerFiles::Weights weights = files_.weights(layer);
+    conversion.resume(layer, of_text, weights.down, weights.o);
   }
 
   // Records of the finished table, out of the layers' files.
   void write_table(const fs::path& dir) {
     const ModelConfig& c = dense_.model.config;
-    std::vector<Safetensors> files;
-    std::vector<In> layers;
-    for (const std::int64_t l : layers_) {
-      files.push_back(Safetensors::open(rows_file(l)));
-      layers.push_back(files.back().matrix("rows", c.vocab, c.ffn));
-    }
+    std::vector<LayerFiles::Rows> layers;
+    for (const std::int64_t l : layers_) layers.push_back(files_.rows(l));
     SafetensorsWriter table(dir / kTableFile,
                             {{"stem.table", DType::bf16, {c.vocab, std::ssize(layers_), c.ffn}}}, {},
                             kDirectBlockBytes);
@@ -425,7 +367,8 @@ class ConvertRun {
     std::vector<bf16> record(static_cast<std::size_t>(std::ssize(layers_) * c.ffn));
     for (std::int64_t t = 0; t < c.vocab; ++t) {
       for (std::size_t s = 0; s < layers.size(); ++s)
-        std::copy_n(layers[s].row<bf16>(t), c.ffn, record.begin() + static_cast<std::ptrdiff_t>(s) * c.ffn);
+        std::copy_n(layers[s].rows.row<bf16>(t), c.ffn,
+                    record.begin() + static_cast<std::ptrdiff_t>(s) * c.ffn);
       table.write("stem.table", record.data(), record.size() * sizeof(bf16));
       for (std::size_t i = 0; i < record.size(); ++i) {
         const auto value = static_cast<double>(static_cast<float>(record[i]));
@@ -435,11 +378,7 @@ class ConvertRun {
     table.close();
     double all = 0;
     for (std::size_t s = 0; s < layers.size(); ++s) {
-      if (!std::isfinite(squares[s]))
-        fail(ErrorCode::kFormat,
-             "{}: rows: expected finite values, found others: remove {} too, and the same command converts "
-             "the layer again",
-             rows_file(layers_[s]).string(), weights_file(layers_[s]).string());
+      if (!std::isfinite(squares[s])) fail_not_finite(layers_[s]);
       all += squares[s];
     }
     row_rms_ = std::sqrt(all / static_cast<double>(c.vocab * std::ssize(record)));
@@ -450,8 +389,8 @@ class ConvertRun {
     Model student = share_as_stem(dense_.model, layers_);
     std::vector<OwnWeight> own;
     for (std::int64_t l = 0; l < c.layers; ++l) {
-      if (!done(l)) continue;
-      const LayerWeights weights = open_weights(l);
+      if (!files_.done(l)) continue;
+      const LayerFiles::Weights weights = files_.weights(l);
       own.emplace_back(context_, student, l, &LayerTensors::down, weights.down);
       if (weights.o) own.emplace_back(context_, student, l, &LayerTensors::o, weights.o);
     }
@@ -497,10 +436,8 @@ class ConvertRun {
 
   Json stream_errors() const {
     Json layers = Json::array();
-    for (const std::int64_t l : layers_) {
-      const Safetensors file = Safetensors::open(weights_file(l));
-      layers.push_back({{"layer", l}, {"stream_error", std::stod(file.metadata().at("stream_error"))}});
-    }
+    for (const std::int64_t l : layers_)
+      layers.push_back({{"layer", l}, {"stream_error", files_.stream_error(l)}});
     return layers;
   }
 
@@ -544,73 +481,22 @@ class ConvertRun {
     options.precision = dense_.model.precision;
     LoadedModel made = load_model_directory(s_.out, context_, options);
     made.model.refresh_compute(context_);
-    ResidualStream of_dense(context_, dense_.model, texts_.held_out),
-        of_made(context_, made.model, texts_.held_out);
-    for (std::int64_t l = 0; l < dense_.model.config.layers; ++l) {
-      of_dense.advance(context_, dense_.model, l);
-      of_made.advance(context_, made.model, l);
-    }
-    const std::vector<float> before = of_dense.losses(context_, dense_.model),
-                             after = of_made.losses(context_, made.model),
-                             kl = of_made.divergence(context_, made.model, dense_.model, of_dense);
     Json result = origin_json(state_["stream_errors"]);
     result["model"] = s_.out.string();
     result["uuid"] = uuid_text(made.manifest.uuid);
     result["judged_on"] = texts_.own_held_out ? "calibration texts, set aside" : "texts of their own";
-    const CalibrationText &text = texts_.held_out, &seen = texts_.calibration;
-    Loss all;
-    std::vector<Loss> parts(texts_.parts.size()), classes(std::size(kFrequencyClasses));
-    std::int64_t unseen = 0;
-    for (std::size_t p = 0; p < parts.size(); ++p) {
-      const TextPart& part = texts_.parts[p];
-      for (std::int64_t n = part.first; n < part.first + part.count; ++n) {
-        const auto i = static_cast<std::size_t>(n);
-        if (text.targets()[i] < 0) continue;
-        const std::int64_t place = seen.place(text.tokens()[i]);
-        const std::int64_t count = place < 0 ? 0 : seen.counts()[static_cast<std::size_t>(place)];
-        unseen += count == 0 ? 1 : 0;
-        all.add(before[i], after[i], kl[i]);
-        parts[p].add(before[i], after[i], kl[i]);
-        classes[frequency_class(count)].add(before[i], after[i], kl[i]);
-      }
-    }
-    result["all"] = all.json("all");
-    result["unseen_share"] = static_cast<double>(unseen) / std::max(1.0, static_cast<double>(all.positions));
-    for (std::size_t p = 0; p < parts.size(); ++p)
-      result["by_text"].push_back(parts[p].json(texts_.parts[p].name));
-    for (std::size_t k = 0; k < classes.size(); ++k)
-      if (classes[k].positions > 0)
-        result["by_frequency"].push_back(classes[k].json(kFrequencyClasses[k].name));
-    const Accounting dense = account(dense_.model.config), stem = account(made.model.config);
-    const auto cost = [](const Accounting& a) {
-      return Json{{"dense_parameters", a.dense_parameters},
-                  {"table_parameters", a.table_parameters},
-                  {"active_parameters", a.active_parameters},
-                  {"flops_per_token", a.flops_per_token}};
-    };
-    result["cost"] = {{"dense", cost(dense)}, {"converted", cost(stem)}};
+    result.update(judge_conversion(context_, dense_.model, made.model, texts_));
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     result["peak_resident_bytes"] = 1024.0 * static_cast<double>(usage.ru_maxrss);
     return result;
   }
 
-  struct FrequencyClass {
-    std::int64_t below;
-    const char* name;
-  };
-  static constexpr FrequencyClass kFrequencyClasses[] = {
-      {1, "never"}, {4, "1 to 3"}, {16, "4 to 15"}, {256, "16 to 255"}, {INT64_MAX, "256 and more"}};
-  static std::size_t frequency_class(std::int64_t count) {
-    std::size_t k = 0;
-    while (count >= kFrequencyClasses[k].below) ++k;
-    return k;
-  }
-
   Runtime& runtime_;
   Context context_;
   const ConvertSettings& s_;
   fs::path work_;
+  LayerFiles files_;
   TextLimits limits_;
   LoadedModel dense_;
   ConversionTexts texts_;

@@ -1,0 +1,91 @@
+#include "apps/convert_layers.h"
+
+#include "core/error.h"
+#include "io/digest.h"
+#include "io/file.h"
+#include "report/fields.h"
+
+namespace stem {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char *kDone = "json", *kRows = "rows.safetensors", *kWeights = "weights.safetensors";
+constexpr const char *kDown = "down", *kO = "o";
+
+}  // namespace
+
+LayerFiles::LayerFiles(fs::path folder, const ModelConfig& dense)
+    : folder_(std::move(folder)), dense_(dense) {}
+
+fs::path LayerFiles::file(std::int64_t layer, const char* extension) const {
+  return folder_ / fmt::format("layer-{:03}.{}", layer, extension);
+}
+
+bool LayerFiles::done(std::int64_t layer) const {
+  return fs::exists(file(layer, kDone));
+}
+
+std::unique_ptr<SafetensorsWriter> LayerFiles::write_rows(std::int64_t layer) const {
+  return std::make_unique<SafetensorsWriter>(
+      file(layer, kRows), std::vector<TensorSpec>{{kRowsTensor, DType::bf16, {dense_.vocab, dense_.ffn}}});
+}
+
+void LayerFiles::finish(const ConvertedLayer& layer, bool rows) {
+  std::vector<TensorSpec> specs{{kDown, DType::f32, {layer.down.view.rows, layer.down.view.cols}}};
+  std::vector<In> values{layer.down};
+  if (layer.o.view) {
+    specs.push_back({kO, DType::f32, {layer.o.view.rows, layer.o.view.cols}});
+    values.push_back(layer.o);
+  }
+  const fs::path weights = file(layer.layer, kWeights);
+  write_safetensors(weights, specs, values);
+  Json done{{"stream_error", layer.stream_error}, {"sha256", {{kWeights, to_hex(sha256_file(weights))}}}};
+  if (rows) done["sha256"][kRows] = to_hex(sha256_file(file(layer.layer, kRows)));
+  write_file_atomic(file(layer.layer, kDone), dump_json(done));
+  checked_.insert(layer.layer);
+}
+
+void LayerFiles::check(std::int64_t layer) {
+  if (!checked_.insert(layer).second) return;
+  const std::string name = file(layer, kDone).string();
+  const Json done = parse_json(read_file(name, 1 << 16), name);
+  const Json& digests = get_object(done, "sha256", name);
+  for (const auto& [extension, value] : digests.items()) {
+    const std::string expected = get_string(digests, extension, name);
+    const fs::path part = file(layer, extension.c_str());
+    const std::string found = fs::exists(part) ? to_hex(sha256_file(part)) : "no file";
+    if (expected != found)
+      fail(ErrorCode::kIntegrity,
+           "{}: sha256: expected {}, found {}: remove {}, and the same command converts the layer again",
+           part.string(), expected, found, name);
+  }
+}
+
+LayerFiles::Rows LayerFiles::rows(std::int64_t layer) {
+  check(layer);
+  Rows rows{Safetensors::open(file(layer, kRows)), {}};
+  rows.rows = rows.file.matrix(kRowsTensor, dense_.vocab, dense_.ffn);
+  return rows;
+}
+
+LayerFiles::Weights LayerFiles::weights(std::int64_t layer) {
+  check(layer);
+  Weights weights{Safetensors::open(file(layer, kWeights)), {}, {}};
+  weights.down = weights.file.matrix(kDown, dense_.width, dense_.ffn);
+  if (weights.file.has(kO))
+    weights.o = weights.file.matrix(kO, dense_.width, dense_.heads * dense_.head_width);
+  return weights;
+}
+
+double LayerFiles::stream_error(std::int64_t layer) const {
+  const std::string name = file(layer, kDone).string();
+  return get_number(parse_json(read_file(name, 1 << 16), name), "stream_error", name, 0, 1e300);
+}
+
+void LayerFiles::remove() const {
+  for (const auto& entry : fs::directory_iterator(folder_))
+    if (entry.path().filename().string().starts_with("layer-")) fs::remove(entry.path());
+}
+
+}  // namespace stem
