@@ -157,12 +157,12 @@ void add_convert_command(CLI::App& app) {
                    "occurrences that the guess from a token's embedding counts as in its row")
       ->check(number_in(0.0, 1e6))
       ->capture_default_str();
-  command->add_option("--ridge", s.options.ridge, "of the refit of W_d, towards the dense model's")
+  command->add_option("--ridge", s.options.ridge, "of the refits, towards the dense weights")
       ->check(number_in(1e-6, 1e6))
       ->capture_default_str();
   command
       ->add_option("--catch-up", s.options.catch_up,
-                   "share of earlier layers' error that the refit of W_d is to make up for")
+                   "share of earlier layers' error that the refits are to make up for")
       ->check(number_in(0.0, 1.0))
       ->capture_default_str();
   command
@@ -174,7 +174,7 @@ void add_convert_command(CLI::App& app) {
           "what makes up for what is lost: W_d of the converted layers, or W_d and W_o of every layer "
           "behind the first (more is kept, twice the time)")
       ->check(CLI::IsMember({"all", "converted"}))
-      ->default_str("converted");
+      ->default_str(std::string(name_of(s.options.refit)));
   command->add_option("--heal", s.heal.tokens, "tokens to distil on afterwards")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->capture_default_str();
@@ -185,10 +185,9 @@ void add_convert_command(CLI::App& app) {
             o->settings.heal.scope = name == "ffn" ? HealScope::ffn : HealScope::all;
           },
           "what learns besides the rows: all weights but the embedding, or ffn, the converted layers' W_g "
-          "and "
-          "W_d")
+          "and W_d")
       ->check(CLI::IsMember({"all", "ffn"}))
-      ->default_str("converted");
+      ->default_str(std::string(name_of(s.heal.scope)));
   command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)");
   command->add_option("--heal-lr", s.heal.lr, "learning rate of the weights")
       ->check(number_in(0.0, 1.0))
