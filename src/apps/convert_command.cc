@@ -26,6 +26,7 @@ struct Options {
   CompareOptions compare;
   std::vector<std::string> suites;
   std::string model, out, teacher, report;
+  std::optional<double> heal_lr;
   bool replace = false, json = false;
 };
 
@@ -78,11 +79,17 @@ void print_comparison(const Json& r) {
          fmt::format("right of {}", count_text(f["cases"])));
 }
 
+// Where every layer was refitted a higher rate undoes what least squares found (decision 0016).
+double heal_rate(RefitScope refit) {
+  return refit == RefitScope::all ? 1e-4 : 3e-4;
+}
+
 void run_convert(Options& o) {
   o.settings.model = o.model;
   o.settings.out = o.out;
   o.settings.quiet = o.json;
   o.settings.teacher = o.teacher;
+  o.settings.heal.lr = o.heal_lr.value_or(heal_rate(o.settings.options.refit));
   if (!o.teacher.empty() && o.settings.heal.tokens == 0)
     fail(ErrorCode::kUsage, "--teacher: expected --heal TOKENS beside it");
   require_new_model(o.out, o.replace || conversion_unreported(o.out), o.model);
@@ -189,9 +196,10 @@ void add_convert_command(CLI::App& app) {
       ->check(CLI::IsMember({"all", "ffn"}))
       ->default_str(std::string(name_of(s.heal.scope)));
   command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)");
-  command->add_option("--heal-lr", s.heal.lr, "learning rate of the weights")
+  command->add_option("--heal-lr", o->heal_lr, "learning rate of the weights")
       ->check(number_in(0.0, 1.0))
-      ->capture_default_str();
+      ->default_str(fmt::format("{}, behind --refit all {}", heal_rate(RefitScope::converted),
+                                heal_rate(RefitScope::all)));
   command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
       ->check(number_in(0.0, 10.0))
       ->capture_default_str();
