@@ -38,40 +38,41 @@ void LayerFiles::finish(const ConvertedLayer& layer, bool rows) {
     specs.push_back({kO, DType::f32, {layer.o.view.rows, layer.o.view.cols}});
     values.push_back(layer.o);
   }
-  const fs::path weights = file(layer.layer, kWeights);
-  write_safetensors(weights, specs, values);
-  Json done{{"stream_error", layer.stream_error}, {"sha256", {{kWeights, to_hex(sha256_file(weights))}}}};
-  if (rows) done["sha256"][kRows] = to_hex(sha256_file(file(layer.layer, kRows)));
+  write_safetensors(file(layer.layer, kWeights), specs, values);
+  Json done{{"stream_error", layer.stream_error}};
+  std::vector<const char*> extensions{kWeights};
+  if (rows) extensions.push_back(kRows);
+  for (const char* const extension : extensions) {
+    const fs::path part = file(layer.layer, extension);
+    done["sha256"][extension] = to_hex(sha256_file(part));
+    checked_.insert(part);
+  }
   write_file_atomic(file(layer.layer, kDone), dump_json(done));
-  checked_.insert(layer.layer);
 }
 
-void LayerFiles::check(std::int64_t layer) {
-  if (!checked_.insert(layer).second) return;
+// A part of a layer's files, as it was written.
+fs::path LayerFiles::checked(std::int64_t layer, const char* extension) {
+  const fs::path part = file(layer, extension);
+  if (!checked_.insert(part).second) return part;
   const std::string name = file(layer, kDone).string();
   const Json done = parse_json(read_file(name, 1 << 16), name);
-  const Json& digests = get_object(done, "sha256", name);
-  for (const auto& [extension, value] : digests.items()) {
-    const std::string expected = get_string(digests, extension, name);
-    const fs::path part = file(layer, extension.c_str());
-    const std::string found = fs::exists(part) ? to_hex(sha256_file(part)) : "no file";
-    if (expected != found)
-      fail(ErrorCode::kIntegrity,
-           "{}: sha256: expected {}, found {}: remove {}, and the same command converts the layer again",
-           part.string(), expected, found, name);
-  }
+  const std::string expected = get_string(get_object(done, "sha256", name), extension, name);
+  const std::string found = fs::exists(part) ? to_hex(sha256_file(part)) : "no file";
+  if (expected != found)
+    fail(ErrorCode::kIntegrity,
+         "{}: sha256: expected {}, found {}: remove {}, and the same command converts the layer again",
+         part.string(), expected, found, name);
+  return part;
 }
 
 LayerFiles::Rows LayerFiles::rows(std::int64_t layer) {
-  check(layer);
-  Rows rows{Safetensors::open(file(layer, kRows)), {}};
+  Rows rows{Safetensors::open(checked(layer, kRows)), {}};
   rows.rows = rows.file.matrix(kRowsTensor, dense_.vocab, dense_.ffn);
   return rows;
 }
 
 LayerFiles::Weights LayerFiles::weights(std::int64_t layer) {
-  check(layer);
-  Weights weights{Safetensors::open(file(layer, kWeights)), {}, {}};
+  Weights weights{Safetensors::open(checked(layer, kWeights)), {}, {}};
   weights.down = weights.file.matrix(kDown, dense_.width, dense_.ffn);
   if (weights.file.has(kO))
     weights.o = weights.file.matrix(kO, dense_.width, dense_.heads * dense_.head_width);

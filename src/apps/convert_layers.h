@@ -45,11 +45,11 @@ class LayerFiles {
 
  private:
   std::filesystem::path file(std::int64_t layer, const char* extension) const;
-  void check(std::int64_t layer);
+  std::filesystem::path checked(std::int64_t layer, const char* extension);
 
   std::filesystem::path folder_;
   ModelConfig dense_;
-  std::set<std::int64_t> checked_;
+  std::set<std::filesystem::path> checked_;
 };
 
 }  // namespace stem
