@@ -100,6 +100,7 @@ void write_reference(const Context& context, const Reference& reference, const A
 void run_attach(const AttachOptions& o) {
   const fs::path from = o.model, to = o.out.empty() ? from : fs::path(o.out);
   if (!o.out.empty()) require_new_model(to, o.replace);
+  require_model_directory(from);
   const Manifest before = verify_manifest(from);
   const std::string source = (from / kConfigFile).string();
   const Json json = parse_json(read_file(source, 1 << 20), source);

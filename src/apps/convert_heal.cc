@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "apps/model_directory.h"
 #include "apps/run_files.h"
 #include "apps/train_run.h"
 #include "data/token_shard.h"
@@ -49,11 +50,6 @@ void write_data(const fs::path& dir, const fs::path& model, std::span<const std:
   save_shard(dir / kHeldOutTokens, last);  // a run wants one; the conversion judges on its own text
 }
 
-ModelConfig config_of(const fs::path& directory) {
-  const std::string path = (directory / kConfigFile).string();
-  return config_from_json(parse_json(read_file(path, 1 << 20), path), path);
-}
-
 std::string frozen(const ModelConfig& c, HealScope scope) {
   const auto learns = [&](const std::string& name, TensorKind kind) {
     if (scope == HealScope::all) return kind != TensorKind::embedding;
@@ -77,7 +73,7 @@ std::string_view name_of(HealScope scope) {
 }
 
 void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t sequence) {
-  const ModelConfig of_model = config_of(model), c = config_of(teacher);
+  const ModelConfig of_model = read_config(model), c = read_config(teacher);
   const std::string file = (teacher / kConfigFile).string();
   if (c.vocab != of_model.vocab)
     fail(ErrorCode::kMismatch, "--teacher: {}: vocab_size: expected {} ({}'s), found {}", file,
@@ -95,7 +91,7 @@ void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t 
 void heal(Runtime& runtime, const fs::path& converted, const fs::path& teacher, const fs::path& out,
           std::span<const std::int32_t> text, std::int64_t sequence, double row_rms, const FirstState* first,
           const HealSettings& heal, bool quiet) {
-  const ModelConfig c = config_of(converted), of_teacher = config_of(teacher);
+  const ModelConfig c = read_config(converted), of_teacher = read_config(teacher);
   const fs::path data = out.string() + ".data", run = run_directory(out);
   Settings s;
   const std::int64_t half = sequence / 2, per_step = std::max<std::int64_t>(kTokensPerStep / half, 1) * half;

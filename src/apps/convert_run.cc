@@ -95,11 +95,10 @@ class FolderLock {
 };
 
 ModelConfig dense_config(const fs::path& model) {
-  const std::string source = (model / kConfigFile).string();
-  const ModelConfig c = config_from_json(parse_json(read_file(source, 1 << 20), source), source);
+  const ModelConfig c = read_config(model);
   if (c.variant != FfnVariant::dense)
     fail(ErrorCode::kUsage, "{}: ffn_variant: expected dense, found {}: only dense layers can be converted",
-         source, name_of(c.variant));
+         (model / kConfigFile).string(), name_of(c.variant));
   return c;
 }
 

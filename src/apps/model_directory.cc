@@ -31,12 +31,22 @@ void copy_if_there(const std::filesystem::path& from, const std::filesystem::pat
 
 }  // namespace
 
+void require_model_directory(const std::filesystem::path& path) {
+  if (std::filesystem::is_directory(path)) return;
+  fail(
+      ErrorCode::kNotFound, "{}: expected a model directory, found {}", path.string(),
+      std::filesystem::exists(path) ? "a file (stem import makes a directory of others' models)" : "nothing");
+}
+
+ModelConfig read_config(const std::filesystem::path& directory) {
+  require_model_directory(directory);
+  const std::string path = (directory / kConfigFile).string();
+  return config_from_json(parse_json(read_file(path, 1 << 20), path), path);
+}
+
 LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context,
                                  const LoadOptions& options) {
-  if (!std::filesystem::is_directory(directory)) {
-    fail(ErrorCode::kNotFound, "{}: expected a model directory, found {}", directory.string(),
-         std::filesystem::exists(directory) ? "a file" : "nothing");
-  }
+  require_model_directory(directory);
   LoadedModel loaded{directory,
                      options.verify ? verify_manifest(directory) : read_manifest(directory),
                      Tokenizer::load(directory / kTokenizerFile),

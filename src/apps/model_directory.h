@@ -48,6 +48,11 @@ struct LoadOptions {
   std::optional<DType> kv = {};             ///< Model::kv_dtype
 };
 
+/// Throws kNotFound where there is no directory, and says what is.
+void require_model_directory(const std::filesystem::path& path);
+/// config.json of a model directory or a checkpoint.
+ModelConfig read_config(const std::filesystem::path& directory);
+
 /// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest,
 /// kIntegrity for a file whose digest is not the manifest's, kMismatch when tokenizer and model do not belong
 /// together, kUsage for keys in int8 whose heads are no multiple of 32 wide.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "apps/model_directory.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "io/file.h"
@@ -158,8 +159,7 @@ double expected_distinct_tokens(std::int64_t vocab, std::int64_t n) {
 
 std::optional<ModelConfig> teacher_config(const Settings& settings) {
   if (settings.train.teacher.empty()) return std::nullopt;
-  const std::filesystem::path path = std::filesystem::path(settings.train.teacher) / kConfigFile;
-  return config_from_json(parse_json(read_file(path), path.string()), path.string());
+  return read_config(settings.train.teacher);
 }
 
 TrainPlan plan_training(const Settings& settings, const ModelConfig& c, Precision p, double tokens,

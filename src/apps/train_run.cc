@@ -62,11 +62,6 @@ TokenShard load_text(const fs::path& path, std::int64_t vocab, const std::string
   fail(ErrorCode::kFormat, "{}: expected at least one target token, found none", path.string());
 }
 
-ModelConfig config_of(const fs::path& model) {
-  const std::string path = (model / kConfigFile).string();
-  return config_from_json(parse_json(read_file(path), path), path);
-}
-
 double median_rate(const std::vector<StepReport>& steps) {
   std::vector<double> rates;
   for (const StepReport& r : steps) rates.push_back(static_cast<double>(r.tokens) / r.seconds);
@@ -155,7 +150,7 @@ class Run {
     const Tokenizer tokenizer = Tokenizer::from_json(tokenizer_json_, (data_ / kTokenizerFile).string());
     std::int64_t vocab = tokenizer.vocab_size();
     if (!record_.from.empty()) {  // the shape is that of the model, padded vocabulary included
-      const ModelConfig from = config_of(options_.resume ? latest() : record_.from);
+      const ModelConfig from = read_config(options_.resume ? latest() : record_.from);
       settings_.adopt_model(from, record_.from.string());
       if (!options_.resume) require_tokenizer(read_manifest(record_.from), record_.from.string() + "'s");
       vocab = from.vocab;
