@@ -142,7 +142,8 @@ class Run {
   }
 
   void load_texts() {
-    if (options_.resume && fs::exists(run_ / kRunFile))
+    const fs::path checkpoint = options_.resume ? latest() : fs::path();
+    if (options_.resume)
       record_ = read_run_record(run_);
     else if (!options_.from.empty())
       record_.from = fs::absolute(options_.from).lexically_normal();
@@ -150,7 +151,7 @@ class Run {
     const Tokenizer tokenizer = Tokenizer::from_json(tokenizer_json_, (data_ / kTokenizerFile).string());
     std::int64_t vocab = tokenizer.vocab_size();
     if (!record_.from.empty()) {  // the shape is that of the model, padded vocabulary included
-      const ModelConfig from = read_config(options_.resume ? latest() : record_.from);
+      const ModelConfig from = read_config(options_.resume ? checkpoint : record_.from);
       settings_.adopt_model(from, record_.from.string());
       if (!options_.resume) require_tokenizer(read_manifest(record_.from), record_.from.string() + "'s");
       vocab = from.vocab;
