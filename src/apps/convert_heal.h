@@ -21,7 +21,7 @@ struct HealSettings {
   std::int64_t tokens = 0;  ///< to train on; 0: no healing
   HealScope scope = HealScope::all;
   double lr = 3e-4;      ///< of the weights
-  double row_lr = 0.03;  ///< of the rows, in root mean squares of the table
+  double row_lr = 0.02;  ///< of the rows, in root mean squares of the table
 };
 
 std::string_view name_of(HealScope scope);
