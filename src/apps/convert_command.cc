@@ -178,8 +178,9 @@ void add_convert_command(CLI::App& app) {
           [o](const std::string& name) {
             o->settings.options.refit = name == "all" ? RefitScope::all : RefitScope::converted;
           },
-          "what makes up for what is lost: W_d of the converted layers, or W_d and W_o of every layer "
-          "behind the first (more is kept, twice the time)")
+          "what makes up for what is lost: W_d of the converted layers, or besides W_d and W_o of every "
+          "layer "
+          "behind the first converted one (more is kept, twice the time)")
       ->check(CLI::IsMember({"all", "converted"}))
       ->default_str(std::string(name_of(s.options.refit)));
   command->add_option("--heal", s.heal.tokens, "tokens to distil on afterwards")

@@ -156,7 +156,10 @@ class ConvertRun {
     const bool healing = s_.heal.tokens > 0;
     const fs::path converted = healing ? work_ / "converted" : s_.out;
     state_["model"] = uuid_text(random_uuid());
-    if (!healing || !state_.contains("row_rms")) {
+    // A finished healing leaves nothing of the converted model that it began with.
+    const bool converted_once = state_.contains("row_rms") && (fs::exists(converted / kManifestName) ||
+                                                               fs::exists(work_ / "healed" / kManifestName));
+    if (!healing || !converted_once) {
       const InterruptGuard interrupts;
       choose_layers();
       stop_if_asked("the damage of each layer");
@@ -234,8 +237,8 @@ class ConvertRun {
       }
       return;
     }
-    // Layers without the settings that they were made by are nobody's.
-    files_.remove();
+    // Parts without the settings that they were made by are nobody's.
+    remove_parts();
     state_ = {{"format", kStateFormat}, {"settings", wanted}, {"damage", Json::array()}};
     save_state();
   }
@@ -273,6 +276,14 @@ class ConvertRun {
     layers_ = least_damaged(damage, best_count(s_.layers, c.layers));
   }
 
+  // The layers that do not stay as they are, ascending.
+  std::vector<std::int64_t> changed_layers() const {
+    if (s_.options.refit == RefitScope::converted) return layers_;
+    std::vector<std::int64_t> all;
+    for (std::int64_t l = layers_.front(); l < dense_.model.config.layers; ++l) all.push_back(l);
+    return all;
+  }
+
   // Values of one layer's rows, and of all weights.
   double row_values() const {
     const ModelConfig& c = dense_.model.config;
@@ -280,11 +291,17 @@ class ConvertRun {
   }
   double weight_values() const { return static_cast<double>(account(dense_.model.config).dense_parameters); }
 
-  // Layers' rows in bf16, each in its file and once more in the table, beside the weights in f32.
+  // Layers' rows in bf16, each in its file and once more in the table, and in f32 refitted W_d and W_o beside
+  // all weights.
   double bytes_to_convert() const {
-    const auto missing =
-        std::count_if(layers_.begin(), layers_.end(), [&](auto l) { return !files_.done(l); });
-    return 2.0 * row_values() * static_cast<double>(missing + std::ssize(layers_)) + 4.0 * weight_values();
+    const auto missing = [&](const std::vector<std::int64_t>& layers) {
+      return static_cast<double>(
+          std::count_if(layers.begin(), layers.end(), [&](auto l) { return !files_.done(l); }));
+    };
+    const ModelConfig& c = dense_.model.config;
+    const auto refitted = static_cast<double>(c.width * (c.ffn + c.heads * c.head_width));
+    return 2.0 * row_values() * (missing(layers_) + static_cast<double>(layers_.size())) +
+           4.0 * (refitted * missing(changed_layers()) + weight_values());
   }
 
   // Two checkpoints for a moment, or one and the healed model beside the finished one: all in f32, with
@@ -299,9 +316,9 @@ class ConvertRun {
   }
 
   void convert_layers() {
-    const std::int64_t end =
-        s_.options.refit == RefitScope::all ? dense_.model.config.layers : layers_.back() + 1;
-    if (files_.done(end - 1)) return;
+    const std::vector<std::int64_t> changed = changed_layers();
+    if (std::all_of(changed.begin(), changed.end(), [&](auto l) { return files_.done(l); })) return;
+    const std::int64_t end = changed.back() + 1;
     require_disk_space(s_.out, bytes_to_convert() + (s_.heal.tokens > 0 ? bytes_to_heal() : 0.0));
     Conversion conversion(context_, dense_.model, texts_.calibration, layers_, s_.options);
     Progress progress("converting", end, s_.quiet);
@@ -377,18 +394,18 @@ class ConvertRun {
     table.close();
     double all = 0;
     for (std::size_t s = 0; s < layers.size(); ++s) {
-      if (!std::isfinite(squares[s])) fail_not_finite(layers_[s]);
+      if (!std::isfinite(squares[s]))
+        fail(ErrorCode::kFormat, "{}: layer {}: expected finite rows (--prior, --ridge), found others",
+             s_.model.string(), layers_[s]);
       all += squares[s];
     }
     row_rms_ = std::sqrt(all / static_cast<double>(c.vocab * std::ssize(record)));
   }
 
   void assemble(const fs::path& to) {
-    const ModelConfig& c = dense_.model.config;
     Model student = share_as_stem(dense_.model, layers_);
     std::vector<OwnWeight> own;
-    for (std::int64_t l = 0; l < c.layers; ++l) {
-      if (!files_.done(l)) continue;
+    for (const std::int64_t l : changed_layers()) {
       const LayerFiles::Weights weights = files_.weights(l);
       own.emplace_back(context_, student, l, &LayerTensors::down, weights.down);
       if (weights.o) own.emplace_back(context_, student, l, &LayerTensors::o, weights.o);

@@ -154,7 +154,7 @@ double Conversion::stream_error() const {
       const auto e = static_cast<double>(y[d] - x[d]), v = static_cast<double>(x[d]);
       error += e * e, size += v * v;
     }
-    if (size > 0) sum += error / size;
+    if (!(size <= 0)) sum += error / size;  // not a number where the dense stream is none
     ++positions;
   }
   return sum / static_cast<double>(std::max<std::int64_t>(positions, 1));
