@@ -31,5 +31,6 @@ void add_study_command(CLI::App& app);
 void add_table_plan_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_where_command(CLI::App& app);
+void add_write_command(CLI::App& app);
 
 }  // namespace stem

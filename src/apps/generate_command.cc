@@ -7,8 +7,8 @@
 
 #include "apps/commands.h"
 #include "apps/kv_option.h"
-#include "apps/number_option.h"
 #include "apps/patched_model.h"
+#include "apps/sampling_option.h"
 #include "apps/table_option.h"
 #include "core/error.h"
 #include "generate/chat_prompt.h"
@@ -25,38 +25,12 @@ struct Options {
   bool json = false, chat = false, plain = false;
 };
 
-void add_sampling(CLI::App& command, Options& o) {
+void add_common_options(CLI::App& command, Options& o) {
   command.add_option("model", o.model, "model directory")->required();
   command.add_option("--max-tokens", o.sample.max_tokens, "most tokens to make")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
-  command.add_option("--temperature", o.sample.temperature, "0: the likeliest token every time")
-      ->check(number_in(0.0, 100.0))
-      ->capture_default_str();
-  command.add_option("--top-k", o.sample.top_k, "draw among the K likeliest tokens; 0: all")
-      ->check(CLI::Range(0, 1 << 24))
-      ->capture_default_str();
-  command
-      .add_option("--top-p", o.sample.top_p, "draw among the likeliest tokens that reach this probability")
-      ->check(number_in(1e-6, 1.0))
-      ->capture_default_str();
-  command.add_option("--min-p", o.sample.min_p, "leave out tokens below this share of the likeliest one's")
-      ->check(number_in(0.0, 1.0))
-      ->capture_default_str();
-  command
-      .add_option("--repetition-penalty", o.sample.repetition_penalty,
-                  "divides the logits of tokens seen before; 1: none")
-      ->check(number_in(0.01, 100.0))
-      ->capture_default_str();
-  command
-      .add_option("--presence-penalty", o.sample.presence_penalty,
-                  "taken off the logits of tokens of the answer")
-      ->check(number_in(-100.0, 100.0))
-      ->capture_default_str();
-  command.add_option("--frequency-penalty", o.sample.frequency_penalty, "… for each time that it has them")
-      ->check(number_in(-100.0, 100.0))
-      ->capture_default_str();
-  command.add_option("--seed", o.sample.seed, "seed of the draws")->check(is_seed())->capture_default_str();
+  add_sampling_options(command, o.sample);
   command.add_option("--patch", o.patches, "patch to put in force (NAME.stempatch); may be repeated")
       ->allow_extra_args(false);
   add_table_option(command, o.load);
@@ -209,7 +183,7 @@ void add_generate_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("generate", "continue a prompt; the completion alone goes to stdout");
-  add_sampling(*command, *o);
+  add_common_options(*command, *o);
   command->add_option("-p,--prompt", o->prompt, "text to continue")->required();
   command->add_flag("--chat", o->chat, "the prompt is a user's message: apply the model's chat template");
   command->add_option("--system", o->system, "with --chat: the system's message")->needs("--chat");
@@ -221,7 +195,7 @@ void add_chat_command(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("chat", "converse on stdin, through the model's chat template if it has one");
-  add_sampling(*command, *o);
+  add_common_options(*command, *o);
   command->add_option("--system", o->system, "the system's message");
   command->add_flag("--plain", o->plain, "leave the template aside: continue each line as text");
   command->callback([o] { run_chat(*o); });

@@ -24,7 +24,8 @@ void choose_idle_threads(int argc, char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
   const std::string_view command = argc > 1 ? argv[1] : "";
   const bool token_by_token = command == "serve" || command == "generate" || command == "chat" ||
-                              command == "bench" || command == "doctor" || command == "plan";
+                              command == "bench" || command == "doctor" || command == "plan" ||
+                              command == "write";
   if (token_by_token)
     setenv("GOMP_SPINCOUNT", "1000", 0);
   else
@@ -71,6 +72,7 @@ int main(int argc, char** argv) {
   stem::add_export_command(app);
   stem::add_generate_command(app);
   stem::add_chat_command(app);
+  stem::add_write_command(app);
   stem::add_serve_command(app);
   stem::add_bench_command(app);
   stem::add_doctor_command(app);
