@@ -19,81 +19,167 @@ HWY_BEFORE_NAMESPACE();
 namespace stem::cpu::HWY_NAMESPACE {
 namespace {
 
-constexpr std::int64_t kVectors = kPanelRows / kLanes;  // of 16 outputs
 using Ints = hn::RebindToSigned<Floats>;
 using IntVec = hn::Vec<Ints>;
+using WordVec = hn::Vec<Words>;
 
-/// Σ over four k of the unsigned bytes at `w` [lanes][4] times x[0 .. 4), added to `sum`. Bytes travel as
-/// 32-bit numbers whose products fit 16 bits: a fused multiplication of pairs does not exist everywhere.
-HWY_INLINE IntVec add_quad(IntVec sum, hn::Vec<Words> w, const std::int8_t* x) {
-  const Words du;
-  const Ints di;
-  const auto low = hn::Set(du, 255u);
-  const auto times = [&](hn::Vec<Words> bytes, std::int8_t value)
-                         HWY_ATTR { return hn::Mul(hn::BitCast(di, bytes), hn::Set(di, value)); };
-  sum = hn::Add(sum, times(hn::And(w, low), x[0]));
-  sum = hn::Add(sum, times(hn::And(hn::ShiftRight<8>(w), low), x[1]));
-  sum = hn::Add(sum, times(hn::And(hn::ShiftRight<16>(w), low), x[2]));
-  return hn::Add(sum, times(hn::ShiftRight<24>(w), x[3]));
+constexpr std::int64_t kVectors = kPanelRows / kLanes;          // of 16 outputs
+constexpr std::int64_t kColumns = kVectors < 2 ? kVectors : 2;  // of them, as many as registers hold sums of
+constexpr std::int64_t kQuads = kWeightGroup / 4;               // fours of values of k in a group
+
+// Sums of products of four unsigned bytes below 16 with four signed ones in each 32-bit lane. Those of a
+// group fit 16 bits, where an instruction multiplies bytes and adds pairs.
+static_assert(kQuads * 2 * 15 * 127 <= 32767);
+
+#if HWY_TARGET == HWY_SCALAR
+using Sums = IntVec;
+HWY_INLINE Sums no_sums() {
+  return hn::Zero(Ints());
 }
+HWY_INLINE Sums add_quad(Sums sums, WordVec w, WordVec x) {
+  const std::uint32_t bytes = hn::GetLane(w), values = hn::GetLane(x);
+  std::int32_t sum = hn::GetLane(sums);
+  for (int i = 0; i < 32; i += 8)
+    sum += static_cast<std::int32_t>(bytes >> i & 255) * static_cast<std::int8_t>(values >> i & 255);
+  return hn::Set(Ints(), sum);
+}
+HWY_INLINE IntVec add_up(Sums sums) {
+  return sums;
+}
+#else
+using Shorts = hn::Repartition<std::int16_t, Floats>;
+using Sums = hn::Vec<Shorts>;
+HWY_INLINE Sums no_sums() {
+  return hn::Zero(Shorts());
+}
+HWY_INLINE Sums multiply_pairs(WordVec w, WordVec x) {
+#if HWY_TARGET == HWY_SSE4
+  return Sums{_mm_maddubs_epi16(w.raw, x.raw)};
+#elif HWY_TARGET == HWY_AVX2
+  return Sums{_mm256_maddubs_epi16(w.raw, x.raw)};
+#elif HWY_TARGET == HWY_AVX3
+  return Sums{_mm512_maddubs_epi16(w.raw, x.raw)};
+#else
+  const Shorts d;
+  const Sums both_w = hn::BitCast(d, w), both_x = hn::BitCast(d, x);
+  const Sums even_w = hn::And(both_w, hn::Set(d, 255)), odd_w = hn::ShiftRight<8>(both_w);
+  const Sums even_x = hn::ShiftRight<8>(hn::ShiftLeft<8>(both_x)), odd_x = hn::ShiftRight<8>(both_x);
+  return hn::Add(hn::Mul(even_w, even_x), hn::Mul(odd_w, odd_x));
+#endif
+}
+HWY_INLINE Sums add_quad(Sums sums, WordVec w, WordVec x) {
+  return hn::Add(sums, multiply_pairs(w, x));
+}
+HWY_INLINE IntVec add_up(Sums sums) {
+  const IntVec both = hn::BitCast(Ints(), sums);
+  return hn::Add(hn::ShiftRight<16>(hn::ShiftLeft<16>(both)), hn::ShiftRight<16>(both));
+}
+#endif
 
+/// One group of a panel, its integers as bytes below 16: an int8 weight is two of them, the upper one in the
+/// second plane.
 struct OpenGroup {
-  alignas(64) std::uint8_t integers[kPanelRows * kWeightGroup];  // [8][16][4]
+  alignas(64) std::uint32_t quads[2][kQuads * kPanelRows];  // [8][16] of four values of k
   alignas(64) float scale[kPanelRows];
   alignas(64) float offset[kPanelRows];
 };
 
-void open_group(const IntegerProduct& p, const PanelLayout& layout, const std::uint8_t* panel, std::int64_t g,
-                OpenGroup& open) {
+template <WeightFormat kFormat>
+HWY_INLINE void open_group(const PanelLayout& layout, const std::uint8_t* panel, std::int64_t g,
+                           OpenGroup& open) {
   const std::uint8_t* const scales = panel + layout.first_scale + g * layout.scales;
-  const auto* const head = reinterpret_cast<const float*>(panel);
-  for (std::int64_t n = 0; n < kPanelRows; ++n) {
-    if (p.w.format == WeightFormat::int4) {
-      open.scale[n] = head[n] * static_cast<float>(scales[n]);
-      open.offset[n] = head[kPanelRows + n] * static_cast<float>(scales[kPanelRows + n]);
+  const auto halves = [&](std::int64_t first) HWY_ATTR {
+    const hn::Rebind<hwy::float16_t, Floats> d;
+    return hn::PromoteTo(Floats(), hn::LoadU(d, reinterpret_cast<const hwy::float16_t*>(scales) + first));
+  };
+  const auto bytes = [&](std::int64_t first) HWY_ATTR {
+    const hn::Rebind<std::uint8_t, Floats> d;
+    return hn::ConvertTo(Floats(), hn::PromoteTo(Ints(), hn::LoadU(d, scales + first)));
+  };
+  for (std::int64_t n = 0; n < kPanelRows; n += kLanes) {
+    if constexpr (kFormat == WeightFormat::int4) {
+      const auto* const head = reinterpret_cast<const float*>(panel);
+      store(hn::Mul(load(head + n), bytes(n)), open.scale + n);
+      store(hn::Mul(load(head + kPanelRows + n), bytes(kPanelRows + n)), open.offset + n);
     } else {
-      open.scale[n] = half_at(scales, n);
-      open.offset[n] = p.w.format == WeightFormat::int4_f16 ? half_at(scales, kPanelRows + n) : 0.0f;
+      store(halves(n), open.scale + n);
+      if constexpr (kFormat == WeightFormat::int4_f16) store(halves(kPanelRows + n), open.offset + n);
     }
   }
-  const std::uint8_t* const from = panel + layout.first_integer + g * layout.integers;
-  if (p.w.format == WeightFormat::int8) {
-    std::memcpy(open.integers, from, sizeof(open.integers));
-    return;
+  // The upper halves of int4's bytes are the second half of the group, those of int8's the second plane.
+  const std::int64_t words = layout.integers / 4;
+  const auto* const from =
+      reinterpret_cast<const std::uint32_t*>(panel + layout.first_integer + g * layout.integers);
+  std::uint32_t* const to = open.quads[0];
+  const WordVec low = hn::Set(Words(), 0x0f0f0f0fu);
+  for (std::int64_t i = 0; i < words; i += kLanes) {
+    const WordVec both = hn::LoadU(Words(), from + i);
+    hn::Store(hn::And(both, low), Words(), to + i);
+    hn::Store(hn::And(hn::ShiftRight<4>(both), low), Words(), to + words + i);
   }
-  const std::int64_t half_bytes = layout.integers;
-  for (std::int64_t i = 0; i < half_bytes; ++i) {
-    open.integers[i] = from[i] & 15;
-    open.integers[half_bytes + i] = static_cast<std::uint8_t>(from[i] >> 4);
+}
+
+/// Adds group g of rows [row, row + kRows) of x times a panel to y [kRows, 16].
+template <WeightFormat kFormat, int kRows>
+HWY_INLINE void add_group(const Activations& x, const OpenGroup& open, std::int64_t row, std::int64_t g,
+                          float* y) {
+  const auto number = [&](int r) { return (row + r) * x.groups + g; };
+  for (std::int64_t first = 0; first < kPanelRows; first += kColumns * kLanes) {
+    IntVec sums[kRows][kColumns];
+    for (int r = 0; r < kRows; ++r) {
+      for (auto& sum : sums[r]) sum = hn::Set(Ints(), kFormat == WeightFormat::int8 ? x.shift[number(r)] : 0);
+    }
+    for (int plane = 0; plane < (kFormat == WeightFormat::int8 ? 2 : 1); ++plane) {
+      Sums parts[kRows][kColumns];
+      for (auto& of_row : parts) {
+        for (Sums& part : of_row) part = no_sums();
+      }
+      for (std::int64_t j = 0; j < kQuads; ++j) {
+        WordVec w[kColumns];
+        for (std::int64_t c = 0; c < kColumns; ++c)
+          w[c] = hn::Load(Words(), open.quads[plane] + j * kPanelRows + first + c * kLanes);
+        for (int r = 0; r < kRows; ++r) {
+          std::uint32_t four;
+          std::memcpy(&four, x.q + x.group(row + r, g) + 4 * j, sizeof(four));
+          const WordVec values = hn::Set(Words(), four);
+          for (std::int64_t c = 0; c < kColumns; ++c) parts[r][c] = add_quad(parts[r][c], w[c], values);
+        }
+      }
+      for (int r = 0; r < kRows; ++r) {
+        for (std::int64_t c = 0; c < kColumns; ++c) {
+          const IntVec part = add_up(parts[r][c]);
+          sums[r][c] = hn::Add(sums[r][c], plane == 0 ? part : hn::ShiftLeft<4>(part));
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (std::int64_t c = 0; c < kColumns; ++c) {
+        const std::int64_t n = first + c * kLanes;
+        float* const to = y + r * kPanelRows + n;
+        const Vec part = hn::Mul(hn::ConvertTo(Floats(), sums[r][c]), set(x.scale[number(r)]));
+        Vec value = hn::MulAdd(part, load(open.scale + n), load(to));
+        if constexpr (kFormat != WeightFormat::int8)
+          value = hn::MulAdd(set(x.sum[number(r)]), load(open.offset + n), value);
+        store(value, to);
+      }
+    }
   }
 }
 
 /// Rows [first, last) of x, at most kRowBlock, with one panel.
 constexpr std::int64_t kRowBlock = 32;
+template <WeightFormat kFormat>
 void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int64_t panel,
                     std::int64_t first, std::int64_t last) {
   const std::uint8_t* const at = p.panel(panel);
-  alignas(64) float y[kRowBlock][kPanelRows] = {};
+  alignas(64) float y[kRowBlock][kPanelRows];
+  std::memset(y, 0, static_cast<std::size_t>(last - first) * sizeof(y[0]));
   OpenGroup open;
   for (std::int64_t g = 0; g < layout.groups; ++g) {
-    open_group(p, layout, at, g, open);
-    for (std::int64_t r = first; r < last; ++r) {
-      const std::int64_t i = r * layout.groups + g;
-      const std::int8_t* const q = p.x.q + p.x.group(r, g);
-      for (std::int64_t v = 0; v < kVectors; ++v) {
-        IntVec sum = hn::Set(Ints(), p.w.format == WeightFormat::int8 ? p.x.shift[i] : 0);
-        for (std::int64_t j = 0; j < kWeightGroup / 4; ++j) {
-          const auto* const bytes = open.integers + (j * kPanelRows + v * kLanes) * 4;
-          sum = add_quad(sum, hn::LoadU(Words(), reinterpret_cast<const std::uint32_t*>(bytes)), q + 4 * j);
-        }
-        const Vec part = hn::Mul(hn::ConvertTo(Floats(), sum), set(p.x.scale[i]));
-        float* const to = y[r - first] + v * kLanes;
-        Vec value = hn::MulAdd(part, load(open.scale + v * kLanes), load(to));
-        if (p.w.format != WeightFormat::int8)
-          value = hn::MulAdd(set(p.x.sum[i]), load(open.offset + v * kLanes), value);
-        store(value, to);
-      }
-    }
+    open_group<kFormat>(layout, at, g, open);
+    std::int64_t row = first;
+    for (; row + 4 <= last; row += 4) add_group<kFormat, 4>(p.x, open, row, g, y[row - first]);
+    for (; row < last; ++row) add_group<kFormat, 1>(p.x, open, row, g, y[row - first]);
   }
   const std::int64_t outs = std::min(kPanelRows, p.w.rows - panel * kPanelRows);
   for (std::int64_t r = first; r < last; ++r) {
@@ -102,8 +188,9 @@ void multiply_panel(const IntegerProduct& p, const PanelLayout& layout, std::int
   }
 }
 
-void integer_product(const IntegerProduct& p, In from) {
-  const PanelLayout layout(p.w.format, p.w.cols);
+template <WeightFormat kFormat>
+void multiply(const IntegerProduct& p, In from) {
+  const PanelLayout layout(kFormat, p.w.cols);
   const Activations& x = p.x;
 #pragma omp parallel for schedule(static) if (from.size() > kParallelElements)
   for (std::int64_t row = 0; row < x.rows; ++row) {
@@ -122,8 +209,22 @@ void integer_product(const IntegerProduct& p, In from) {
 #pragma omp parallel for schedule(static) if (x.rows * p.w.rows * p.w.cols > 16 * kParallelElements)
   for (std::int64_t task = 0; task < panels * blocks; ++task) {
     const std::int64_t first = task % blocks * kRowBlock;
-    multiply_panel(p, layout, task / blocks, first, std::min(x.rows, first + kRowBlock));
+    multiply_panel<kFormat>(p, layout, task / blocks, first, std::min(x.rows, first + kRowBlock));
   }
+}
+
+void integer_product(const IntegerProduct& p, In x) {
+  switch (p.w.format) {
+    case WeightFormat::int8:
+      return multiply<WeightFormat::int8>(p, x);
+    case WeightFormat::int4:
+      return multiply<WeightFormat::int4>(p, x);
+    case WeightFormat::int4_f16:
+      return multiply<WeightFormat::int4_f16>(p, x);
+    case WeightFormat::bf16:
+      break;
+  }
+  require(false, "not an integer format");
 }
 
 }  // namespace
