@@ -64,8 +64,9 @@ struct Activations {
   Out inv_rms_final;       // [1, N] wide
   Out normed_final;        // [N, D] narrow, what the head reads
   RouterStats router;      // filled by forward_hidden and backward
-  double stream_loss = 0;  // Σ_n weights[n] · mean over the L + 1 streams of their relative squared
-                           // difference from the teacher's, those below all that trains left out; by backward
+  double stream_loss = 0;  // Σ_n weights[n] · 1/(L + 1) Σ over the L + 1 streams of their relative squared
+                           // difference from the teacher's; by backward. Streams that nothing trained makes
+                           // count as zero, but for the highest of them where an attention trains lowest.
 };
 
 /// Keys and values of earlier tokens, one matrix a layer: [capacity, K·Heads::stored_width]. Segments address

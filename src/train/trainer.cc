@@ -45,17 +45,19 @@ double Trainer::accumulate(const Batch& part, const TokenGroups& groups, std::sp
                            double share, StepReport& report) {
   Workspace::Scope scope(*context_.workspace);
   const TokenBatch view = part.view();
+  // Streams count at every position, and `weights` are those of positions with a target.
+  const double counted = static_cast<double>(report.targets) / static_cast<double>(report.tokens);
   TeacherPass teacher;
   if (teacher_ != nullptr)
-    teacher =
-        ask_teacher(context_, *teacher_, view, RowPlan(teacher_->table, view), options_.teacher_streams);
+    teacher = ask_teacher(context_, *teacher_, view, RowPlan(teacher_->table, view),
+                          options_.teacher_streams * counted);
   const RowPlan rows(model_.table, view);
   Activations a = allocate_activations(context_, model_, view.size());
   forward_hidden(context_, model_, view, rows, a);
   const Out loss = context_.workspace->matrix(model_.precision.wide, 1, view.size());
   gradients_.auxiliary_weight = share;
   backward(context_, model_, view, rows, groups, a, part.targets, weights, loss, gradients_, teacher);
-  report.stream_loss += a.stream_loss;
+  report.stream_loss += a.stream_loss * counted;
   RouterStats& router = report.router;
   router.layers = a.router.layers;
   router.balance_loss += share * a.router.balance_loss;
