@@ -20,7 +20,7 @@ enum class HealScope {
 struct HealSettings {
   std::int64_t tokens = 0;  ///< to train on; 0: no healing
   HealScope scope = HealScope::all;
-  double lr = 3e-4;      ///< of the weights
+  double lr = 0;         ///< of the weights; the command chooses by what was refitted
   double row_lr = 0.02;  ///< of the rows, in root mean squares of the table
 };
 

@@ -41,8 +41,8 @@ struct ConvertedLayer {
 /// rows are solved so that the gated product of the *converted* model's gate comes closest to the dense
 /// model's, U[t] = Σ s·z / Σ s²; then W_d is refitted (WeightRefit) to what the dense FFN adds and to
 /// what earlier layers lost. With RefitScope::all the layers that stay dense make up for that loss as well,
-/// and so does attention. In memory: two streams of 4·N·D bytes, one layer's sums and rows of the text's
-/// tokens.
+/// and so does attention. In memory: two streams of 4·N·D bytes (three with RefitScope::all), one layer's
+/// sums and rows of the text's tokens.
 class Conversion {
  public:
   /// `dense` and `text` must outlive it.
