@@ -34,10 +34,12 @@ void print_result(const Json& r) {
   std::vector<std::int64_t> layers;
   for (const Json& l : objects_of(r, "layers")) layers.push_back(l["layer"].get<std::int64_t>());
   fmt::print("{}: layers {} read rows\n", string_of(r, "model"), fmt::join(layers, ", "));
+  const auto row_tokens = r["row_tokens"].get<std::int64_t>();
   fmt::print(
-      "calibrated on {} tokens; {} of the vocabulary's {} never occur there, and {:.1f} % of the text "
+      "calibrated on {} tokens{}; {} of the vocabulary's {} never occur there, and {:.1f} % of the text "
       "judged on\n",
       count_text(r["calibration_tokens"].get<std::int64_t>()),
+      row_tokens > 0 ? fmt::format(", rows on {} further ones", count_text(row_tokens)) : "",
       count_text(r["vocab"].get<std::int64_t>() - r["distinct_tokens"].get<std::int64_t>()),
       count_text(r["vocab"].get<std::int64_t>()), 100 * number_of(r, "unseen_share"));
   const auto line = [](const Json& l) {
@@ -52,7 +54,7 @@ void print_result(const Json& r) {
       string_of(r, "judged_on"), "", "tokens", "before", "after", "ratio", "KL");
   for (const Json& l : objects_of(r, "by_text")) line(l);
   line(r["all"]);
-  fmt::print("after tokens that the calibration saw so often:\n");
+  fmt::print("after tokens that the rows were made from so often:\n");
   for (const Json& l : objects_of(r, "by_frequency")) line(l);
 }
 
@@ -152,6 +154,11 @@ void add_convert_command(CLI::App& app) {
       ->default_str("best:10, or all of fewer");
   command->add_option("--tokens", s.limits.calibration, "tokens to calibrate on, at most")
       ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))
+      ->capture_default_str();
+  command
+      ->add_option("--row-tokens", s.row_tokens,
+                   "further tokens, to better the rows alone by when all layers are done")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 32))
       ->capture_default_str();
   command->add_option("--damage-tokens", s.damage_tokens, "of these, to choose layers by")
       ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))

@@ -56,7 +56,7 @@ Json cost(const ModelConfig& config) {
 
 Json judge_conversion(const Context& ctx, const Model& dense, const Model& made,
                       const ConversionTexts& texts) {
-  const CalibrationText &text = texts.held_out, &seen = texts.calibration;
+  const CalibrationText& text = texts.held_out;
   ResidualStream of_dense(ctx, dense, text), of_made(ctx, made, text);
   for (std::int64_t l = 0; l < dense.config.layers; ++l) {
     of_dense.advance(ctx, dense, l);
@@ -72,8 +72,7 @@ Json judge_conversion(const Context& ctx, const Model& dense, const Model& made,
     for (std::int64_t n = part.first; n < part.first + part.count; ++n) {
       const auto i = static_cast<std::size_t>(n);
       if (text.targets()[i] < 0) continue;
-      const std::int64_t place = seen.place(text.tokens()[i]);
-      const std::int64_t count = place < 0 ? 0 : seen.counts()[static_cast<std::size_t>(place)];
+      const std::int64_t count = texts.frequency[static_cast<std::size_t>(text.tokens()[i])];
       unseen += count == 0 ? 1 : 0;
       for (Loss* const loss : {&all, &parts[p], &classes[frequency_class(count)]})
         loss->add(before[i], after[i], kl[i]);

@@ -10,7 +10,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char *kDone = "json", *kRows = "rows.safetensors", *kWeights = "weights.safetensors";
+constexpr const char *kDone = "json", *kRows = "rows.safetensors", *kWeights = "weights.safetensors",
+                     *kUpdated = "updated.safetensors";
 constexpr const char *kDown = "down", *kO = "o";
 
 }  // namespace
@@ -26,12 +27,22 @@ bool LayerFiles::done(std::int64_t layer) const {
   return fs::exists(file(layer, kDone));
 }
 
-std::unique_ptr<SafetensorsWriter> LayerFiles::write_rows(std::int64_t layer) const {
+fs::path LayerFiles::update_file() const {
+  return folder_ / "layer-updates.json";
+}
+
+bool LayerFiles::updated() const {
+  return fs::exists(update_file());
+}
+
+std::unique_ptr<SafetensorsWriter> LayerFiles::write_rows(std::int64_t layer, bool updated) const {
   return std::make_unique<SafetensorsWriter>(
-      file(layer, kRows), std::vector<TensorSpec>{{kRowsTensor, DType::bf16, {dense_.vocab, dense_.ffn}}});
+      file(layer, updated ? kUpdated : kRows),
+      std::vector<TensorSpec>{{kRowsTensor, DType::bf16, {dense_.vocab, dense_.ffn}}});
 }
 
 void LayerFiles::finish(const ConvertedLayer& layer, bool rows) {
+  fs::remove(update_file());
   std::vector<TensorSpec> specs{{kDown, DType::f32, {layer.down.view.rows, layer.down.view.cols}}};
   std::vector<In> values{layer.down};
   if (layer.o.view) {
@@ -50,25 +61,48 @@ void LayerFiles::finish(const ConvertedLayer& layer, bool rows) {
   write_file_atomic(file(layer.layer, kDone), dump_json(done));
 }
 
-// A part of a layer's files, as it was written.
-fs::path LayerFiles::checked(std::int64_t layer, const char* extension) {
-  const fs::path part = file(layer, extension);
+void LayerFiles::finish_update(const std::vector<std::int64_t>& layers) {
+  Json digests = Json::object();
+  for (const std::int64_t layer : layers) {
+    const fs::path part = file(layer, kUpdated);
+    digests[part.filename().string()] = to_hex(sha256_file(part));
+    checked_.insert(part);
+  }
+  write_file_atomic(update_file(), dump_json({{"sha256", digests}}));
+}
+
+// A part of the files, as it was written: `list` holds its digest under `key`.
+fs::path LayerFiles::checked(const fs::path& part, const fs::path& list, const std::string& key,
+                             const char* remedy) {
   if (!checked_.insert(part).second) return part;
-  const std::string name = file(layer, kDone).string();
-  const Json done = parse_json(read_file(name, 1 << 16), name);
-  const std::string expected = get_string(get_object(done, "sha256", name), extension, name);
+  const std::string name = list.string();
+  const Json done = parse_json(read_file(name, 1 << 20), name);
+  const std::string expected = get_string(get_object(done, "sha256", name), key, name);
   const std::string found = fs::exists(part) ? to_hex(sha256_file(part)) : "no file";
   if (expected != found)
-    fail(ErrorCode::kIntegrity,
-         "{}: sha256: expected {}, found {}: remove {}, and the same command converts the layer again",
-         part.string(), expected, found, name);
+    fail(ErrorCode::kIntegrity, "{}: sha256: expected {}, found {}: remove {}, and the same command {}",
+         part.string(), expected, found, name, remedy);
   return part;
 }
 
-LayerFiles::Rows LayerFiles::rows(std::int64_t layer) {
-  Rows rows{Safetensors::open(checked(layer, kRows)), {}};
+fs::path LayerFiles::checked(std::int64_t layer, const char* extension) {
+  return checked(file(layer, extension), file(layer, kDone), extension, "converts the layer again");
+}
+
+LayerFiles::Rows LayerFiles::opened(const fs::path& part) const {
+  Rows rows{Safetensors::open(part), {}};
   rows.rows = rows.file.matrix(kRowsTensor, dense_.vocab, dense_.ffn);
   return rows;
+}
+
+LayerFiles::Rows LayerFiles::rows_as_converted(std::int64_t layer) {
+  return opened(checked(layer, kRows));
+}
+
+LayerFiles::Rows LayerFiles::rows(std::int64_t layer) {
+  if (!updated()) return rows_as_converted(layer);
+  const fs::path part = file(layer, kUpdated);
+  return opened(checked(part, update_file(), part.filename().string(), "updates the rows again"));
 }
 
 LayerFiles::Weights LayerFiles::weights(std::int64_t layer) {

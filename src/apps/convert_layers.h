@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <memory>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "convert/conversion.h"
 #include "io/safetensors.h"
@@ -21,10 +23,15 @@ class LayerFiles {
   LayerFiles(std::filesystem::path folder, const ModelConfig& dense);
 
   bool done(std::int64_t layer) const;
-  /// For kRowsTensor [V, F] bf16, in the vocabulary's order; to be closed before `finish`.
-  std::unique_ptr<SafetensorsWriter> write_rows(std::int64_t layer) const;
-  /// `layer` is done. `rows`: it has a file of rows.
+  /// For kRowsTensor [V, F] bf16, in the vocabulary's order; to be closed before `finish`. `updated`: for the
+  /// rows that come in place of the layer's own when all layers are done, to be closed before
+  /// `finish_update`.
+  std::unique_ptr<SafetensorsWriter> write_rows(std::int64_t layer, bool updated = false) const;
+  /// `layer` is done. `rows`: it has a file of rows. Rows that were updated before are no longer right.
   void finish(const ConvertedLayer& layer, bool rows);
+  /// From here on `rows` gives the updated rows of `layers`.
+  void finish_update(const std::vector<std::int64_t>& layers);
+  bool updated() const;
 
   /// Tensors as their file maps them.
   struct Rows {
@@ -36,7 +43,8 @@ class LayerFiles {
     In down;  ///< [D, F] f32
     In o;     ///< [D, H·A] f32; null where W_o stays
   };
-  Rows rows(std::int64_t layer);
+  Rows rows(std::int64_t layer);  ///< updated, if they are
+  Rows rows_as_converted(std::int64_t layer);
   Weights weights(std::int64_t layer);
   double stream_error(std::int64_t layer) const;
 
@@ -45,7 +53,11 @@ class LayerFiles {
 
  private:
   std::filesystem::path file(std::int64_t layer, const char* extension) const;
+  std::filesystem::path update_file() const;
   std::filesystem::path checked(std::int64_t layer, const char* extension);
+  std::filesystem::path checked(const std::filesystem::path& part, const std::filesystem::path& list,
+                                const std::string& key, const char* remedy);
+  Rows opened(const std::filesystem::path& part) const;
 
   std::filesystem::path folder_;
   ModelConfig dense_;

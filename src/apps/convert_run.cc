@@ -16,6 +16,7 @@
 #include "apps/interrupt.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
+#include "convert/row_update.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "io/file.h"
@@ -27,6 +28,8 @@ namespace stem {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::int64_t kSequencesTogether = 16;  // of the text that updates rows
 
 constexpr const char* kStateFile = "convert.json";
 constexpr const char* kStateFormat = "stem-convert/1";
@@ -126,6 +129,7 @@ LoadedModel load_dense(const Context& context, const fs::path& model, const Mode
 TextLimits limits_of(const ConvertSettings& s, const ModelConfig& c) {
   TextLimits limits = s.limits;
   limits.sequence = std::min(limits.sequence, c.max_positions);
+  limits.further = s.row_tokens;
   limits.healing = s.heal.tokens;
   return limits;
 }
@@ -165,6 +169,7 @@ class ConvertRun {
       stop_if_asked("the damage of each layer");
       convert_layers();
       stop_if_asked("the last layer");
+      update_rows();
       state_["chosen"] = layers_;
       state_["stream_errors"] = stream_errors();
       save_state();
@@ -206,6 +211,7 @@ class ConvertRun {
             {"ridge", s_.options.ridge},
             {"catch_up", s_.options.catch_up},
             {"refit", name_of(s_.options.refit)},
+            {"row_tokens", s_.row_tokens},
             {"heal_tokens", s_.heal.tokens},
             {"heal_scope", name_of(s_.heal.scope)},
             {"heal_lr", s_.heal.lr},
@@ -291,6 +297,12 @@ class ConvertRun {
   }
   double weight_values() const { return static_cast<double>(account(dense_.model.config).dense_parameters); }
 
+  double bytes_to_update() const {
+    return texts_.further.empty() || files_.updated()
+               ? 0.0
+               : 2.0 * row_values() * static_cast<double>(layers_.size());
+  }
+
   // Layers' rows in bf16, each in its file and once more in the table, and in f32 refitted W_d and W_o beside
   // all weights.
   double bytes_to_convert() const {
@@ -300,7 +312,7 @@ class ConvertRun {
     };
     const ModelConfig& c = dense_.model.config;
     const auto refitted = static_cast<double>(c.width * (c.ffn + c.heads * c.head_width));
-    return 2.0 * row_values() * (missing(layers_) + static_cast<double>(layers_.size())) +
+    return 2.0 * row_values() * (missing(layers_) + static_cast<double>(layers_.size())) + bytes_to_update() +
            4.0 * (refitted * missing(changed_layers()) + weight_values());
   }
 
@@ -357,15 +369,65 @@ class ConvertRun {
          layer);
   }
 
+  void copy_rows(In all, std::span<const std::int32_t> tokens, Out to) const {
+    for (std::size_t r = 0; r < tokens.size(); ++r)
+      convert(context_, to.slice_rows(static_cast<std::int64_t>(r), 1), all.slice_rows(tokens[r], 1));
+  }
+
+  // Rows of all converted layers, by text that the layers were not calibrated on.
+  void update_rows() {
+    if (texts_.further.empty() || files_.updated()) return;
+    // That of layers which are done counts as taken.
+    require_disk_space(s_.out, bytes_to_convert() + (s_.heal.tokens > 0 ? bytes_to_heal() : 0.0));
+    std::vector<LayerFiles::Rows> rows;
+    for (const std::int64_t l : layers_) rows.push_back(files_.rows_as_converted(l));
+    std::vector<std::int32_t> distinct = texts_.further;
+    std::sort(distinct.begin(), distinct.end());
+    distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+    const Student student = converted_weights();
+    RowUpdate update(context_, dense_.model, student.model, distinct,
+                     [&](std::int64_t s, std::span<const std::int32_t> tokens, Out to) {
+                       copy_rows(rows[static_cast<std::size_t>(s)].rows, tokens, to);
+                     });
+    const std::int64_t sequence = limits_.sequence, piece = kSequencesTogether * sequence,
+                       size = std::ssize(texts_.further);
+    Progress progress("rows", size, s_.quiet);
+    for (std::int64_t first = 0; first < size; first += piece) {
+      const std::int64_t end = std::min(first + piece, size);
+      update.add(CalibrationText({texts_.further.begin() + first, texts_.further.begin() + end}, sequence));
+      progress.update(end, fmt::format("{} tokens", count_text(end)));
+      if (end < size) stop_if_asked("the last layer");
+    }
+    for (std::size_t s = 0; s < layers_.size(); ++s) write_updated(update, s, rows[s].rows);
+    files_.finish_update(layers_);
+  }
+
+  void write_updated(const RowUpdate& update, std::size_t s, In rows) const {
+    const ModelConfig& c = dense_.model.config;
+    const CalibrationText& text = texts_.calibration;
+    const auto file = files_.write_rows(layers_[s], true);
+    Tensor row(DType::f32, 1, c.ffn), stored(DType::bf16, 1, c.ffn);
+    for (std::int32_t t = 0; t < c.vocab; ++t) {
+      convert(context_, row, rows.slice_rows(t, 1));
+      const std::int64_t place = text.place(t);
+      const auto seen = place < 0 ? 0.0 : static_cast<double>(text.counts()[static_cast<std::size_t>(place)]);
+      // The start token's state is the same everywhere: its row is exact.
+      if (!text.begins_sequences(t))
+        update.solve(static_cast<std::int64_t>(s), t, s_.options.prior + seen,
+                     {row.view.row<float>(0), static_cast<std::size_t>(c.ffn)});
+      convert(context_, stored, row);
+      file->write(LayerFiles::kRowsTensor, stored.view.data, static_cast<std::uint64_t>(c.ffn) * 2);
+    }
+    file->close();
+  }
+
   void resume_layer(Conversion& conversion, std::int64_t layer) {
     Tensor of_text;
     if (conversion.model().config.stem_index(layer) >= 0) {
-      const LayerFiles::Rows all = files_.rows(layer);
+      const LayerFiles::Rows all = files_.rows_as_converted(layer);
       const std::span<const std::int32_t> distinct = texts_.calibration.distinct();
       of_text = Tensor(DType::f32, std::ssize(distinct), all.rows.cols);
-      for (std::size_t r = 0; r < distinct.size(); ++r)
-        convert(context_, of_text.view.slice_rows(static_cast<std::int64_t>(r), 1),
-                all.rows.slice_rows(distinct[r], 1));
+      copy_rows(all.rows, distinct, of_text);
     }
     const LayerFiles::Weights weights = files_.weights(layer);
     conversion.resume(layer, of_text, weights.down, weights.o);
@@ -402,14 +464,23 @@ class ConvertRun {
     row_rms_ = std::sqrt(all / static_cast<double>(c.vocab * std::ssize(record)));
   }
 
-  void assemble(const fs::path& to) {
-    Model student = share_as_stem(dense_.model, layers_);
+  // The converted model but for its rows.
+  struct Student {
+    Model model;
     std::vector<OwnWeight> own;
+  };
+  Student converted_weights() {
+    Student student{share_as_stem(dense_.model, layers_), {}};
     for (const std::int64_t l : changed_layers()) {
       const LayerFiles::Weights weights = files_.weights(l);
-      own.emplace_back(context_, student, l, &LayerTensors::down, weights.down);
-      if (weights.o) own.emplace_back(context_, student, l, &LayerTensors::o, weights.o);
+      student.own.emplace_back(context_, student.model, l, &LayerTensors::down, weights.down);
+      if (weights.o) student.own.emplace_back(context_, student.model, l, &LayerTensors::o, weights.o);
     }
+    return student;
+  }
+
+  void assemble(const fs::path& to) {
+    const Student student = converted_weights();
     SaveOptions save = save_options(stream_errors());
     const auto files = save.more;
     save.more = [&](const fs::path& staged) {
@@ -418,7 +489,7 @@ class ConvertRun {
     };
     // The trainer wants the teacher's tokenizer; the finished model has its own.
     const Tokenizer tokenizer = s_.heal.tokens > 0 ? dense_.tokenizer : with_start_token(dense_.tokenizer);
-    save_model_directory(to, student, tokenizer.to_json(), token_stats(), draft(), save);
+    save_model_directory(to, student.model, tokenizer.to_json(), token_stats(), draft(), save);
   }
 
   // Rows and W_d know first positions by the start token alone: every prompt is to begin with it.
@@ -443,9 +514,7 @@ class ConvertRun {
 
   TokenStats token_stats() const {
     TokenStats stats;
-    stats.frequency.assign(static_cast<std::size_t>(dense_.model.config.vocab), 0);
-    for (const std::int32_t token : texts_.calibration.tokens())
-      ++stats.frequency[static_cast<std::size_t>(token)];
+    stats.frequency.assign(texts_.frequency.begin(), texts_.frequency.end());
     stats.updates.assign(stats.frequency.size(), 0);
     return stats;
   }
@@ -484,10 +553,16 @@ class ConvertRun {
 
   Json origin_json(const Json& stream_errors) const {
     const CalibrationText& text = texts_.calibration;
-    return {{"format", "stem-conversion/1"},     {"source", uuid_text(dense_.manifest.uuid)},
-            {"settings", state_["settings"]},    {"damage", state_["damage"]},
-            {"layers", stream_errors},           {"texts", texts_.sources},
-            {"calibration_tokens", text.size()}, {"distinct_tokens", std::ssize(text.distinct())},
+    return {{"format", "stem-conversion/1"},
+            {"source", uuid_text(dense_.manifest.uuid)},
+            {"settings", state_["settings"]},
+            {"damage", state_["damage"]},
+            {"layers", stream_errors},
+            {"texts", texts_.sources},
+            {"calibration_tokens", text.size()},
+            {"row_tokens", std::ssize(texts_.further)},
+            {"distinct_tokens",
+             std::ssize(texts_.frequency) - std::count(texts_.frequency.begin(), texts_.frequency.end(), 0)},
             {"vocab", dense_.model.config.vocab}};
   }
 

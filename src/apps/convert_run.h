@@ -21,6 +21,7 @@ struct ConvertSettings {
   TextLimits limits;
   std::int64_t damage_tokens = 32'768;  ///< of the calibration text, at most, to choose layers by
   ConversionOptions options;
+  std::int64_t row_tokens = 0;  ///< further tokens of the texts, at most, to update finished rows by
   HealSettings heal;
   std::filesystem::path teacher;  ///< of the healing; empty: the model itself
   bool quiet = false;

@@ -46,20 +46,34 @@ class Divider {
   // Sequences of each text, at most `limit` tokens in all; every kShare-th left out, or only these.
   std::vector<std::vector<std::int32_t>> take(const std::vector<std::vector<std::int32_t>>& texts,
                                               std::int64_t limit, bool set_aside, bool whole) const {
-    std::vector<std::vector<std::int32_t>> all;
-    std::vector<std::int64_t> available;
-    const auto part = [&](const std::vector<std::int32_t>& text, std::int64_t most) {
-      DividedText d = divide_text(text, start_, sequence_, whole ? kAll : kShare, most, most);
+    return share(texts.size(), limit, [&](std::size_t i, std::int64_t most) {
+      DividedText d = divide_text(texts[i], start_, sequence_, whole ? kAll : kShare, most, most);
       return set_aside ? std::move(d.held_out) : std::move(d.calibration);
-    };
-    for (const auto& text : texts)
-      available.push_back(static_cast<std::int64_t>(part(text, kAll).size()) / sequence_);
-    const std::vector<std::int64_t> counts = shares(available, limit / sequence_);
-    for (std::size_t i = 0; i < texts.size(); ++i) all.push_back(part(texts[i], counts[i] * sequence_));
-    return all;
+    });
+  }
+
+  // Sequences of each text, at most `limit` tokens in all, that `taken` = take(texts, …, false, false) left.
+  std::vector<std::vector<std::int32_t>> take_further(const std::vector<std::vector<std::int32_t>>& texts,
+                                                      const std::vector<std::vector<std::int32_t>>& taken,
+                                                      std::int64_t limit) const {
+    return share(texts.size(), limit, [&](std::size_t i, std::int64_t most) {
+      return divide_text(texts[i], start_, sequence_, kShare, std::ssize(taken[i]), 0, most).further;
+    });
   }
 
  private:
+  // part(i, most): of text i `most` tokens, or as many as there are.
+  template <class Part>
+  std::vector<std::vector<std::int32_t>> share(std::size_t texts, std::int64_t limit,
+                                               const Part& part) const {
+    std::vector<std::vector<std::int32_t>> all;
+    std::vector<std::int64_t> available;
+    for (std::size_t i = 0; i < texts; ++i) available.push_back(std::ssize(part(i, kAll)) / sequence_);
+    const std::vector<std::int64_t> counts = shares(available, limit / sequence_);
+    for (std::size_t i = 0; i < texts; ++i) all.push_back(part(i, counts[i] * sequence_));
+    return all;
+  }
+
   std::int32_t start_;
   std::int64_t sequence_;
 };
@@ -175,6 +189,18 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
                       limits.sequence),
       CalibrationText(joined(judging), limits.sequence)};
   result.own_held_out = own;
+  std::vector<std::vector<std::int32_t>> further(texts.size());
+  if (limits.further > 0) {
+    further = divider.take_further(texts, calibration, limits.further);
+    result.further = joined(further);
+    if (result.further.empty())
+      fail(ErrorCode::kUsage, "--row-tokens: expected text beyond the {} tokens calibrated on, found none",
+           result.calibration.size());
+  }
+  result.frequency.assign(static_cast<std::size_t>(vocab), 0);
+  for (const std::span<const std::int32_t> part :
+       {result.calibration.tokens(), std::span<const std::int32_t>(result.further)})
+    for (const std::int32_t token : part) ++result.frequency[static_cast<std::size_t>(token)];
   if (limits.healing > 0) {
     const std::int64_t most = std::max(limits.healing, kFewestSequences * limits.sequence);
     result.healing = joined(divider.take(texts, most, false, false));
@@ -200,9 +226,11 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
     first += count;
   }
   result.sources = sources_of(calibrate, texts, calibration);
+  for (std::size_t i = 0; i < texts.size(); ++i) result.sources[i]["further_tokens"] = further[i].size();
   Sha256 hash;
   for (const CalibrationText* text : {&result.calibration, &result.selection, &result.held_out})
     hash.update(text->tokens().data(), text->tokens().size_bytes());
+  hash.update(result.further.data(), result.further.size() * sizeof(std::int32_t));
   hash.update(result.healing.data(), result.healing.size() * sizeof(std::int32_t));
   result.digest = to_hex(hash.finish());
   return result;

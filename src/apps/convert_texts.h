@@ -23,6 +23,7 @@ struct TextLimits {
   std::int64_t sequence = 512;         ///< T
   std::int64_t calibration = 131'072;  ///< tokens at most, as are the next two
   std::int64_t selection = 5'120, held_out = 30'720;
+  std::int64_t further = 0;  ///< beyond the calibration's, for rows alone
   std::int64_t healing = 0;
 };
 
@@ -34,9 +35,13 @@ struct TextPart {
 
 struct ConversionTexts {
   CalibrationText calibration, selection, held_out;
+  /// For RowUpdate: sequences like the calibration's, none of them among those.
+  std::vector<std::int32_t> further = {};
   /// For healing: sequences of `sequence` tokens with their start tokens, from anywhere but what is set
   /// aside.
   std::vector<std::int32_t> healing = {};
+  /// [V] how often each token occurs in what rows are made from, calibration and further.
+  std::vector<std::int64_t> frequency = {};
   std::vector<TextPart> parts = {};  ///< of held_out
   Json sources = Json::array();      ///< for reports: file, tokens read, tokens used
   std::string digest = {};           ///< of all tokens and the limits: a resumed run must have the same

@@ -1,6 +1,7 @@
 #include "convert/calibration_text.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "core/error.h"
 
@@ -57,7 +58,8 @@ TokenBatch CalibrationText::batch(std::int64_t batch) const {
 }
 
 DividedText divide_text(std::span<const std::int32_t> tokens, std::int32_t start, std::int64_t sequence,
-                        std::int64_t share, std::int64_t calibration_limit, std::int64_t held_out_limit) {
+                        std::int64_t share, std::int64_t calibration_limit, std::int64_t held_out_limit,
+                        std::int64_t further_limit) {
   const std::int64_t own = start < 0 ? sequence : sequence - 1;
   require(own > 0 && share > 1, "divide_text: sequences of two tokens, a share above one");
   std::vector<std::int64_t> numbers[2];  // of the calibration, of the held-out text
@@ -66,14 +68,20 @@ DividedText divide_text(std::span<const std::int32_t> tokens, std::int32_t start
   DividedText divided;
   const auto take = [&](const std::vector<std::int64_t>& from, std::int64_t limit,
                         std::vector<std::int32_t>& to) {
-    for (const std::int64_t i : spread(from, limit / sequence)) {
+    std::vector<std::int64_t> chosen = spread(from, limit / sequence);
+    for (const std::int64_t i : chosen) {
       if (start >= 0) to.push_back(start);
       const auto piece = tokens.subspan(static_cast<std::size_t>(i * own), static_cast<std::size_t>(own));
       to.insert(to.end(), piece.begin(), piece.end());
     }
+    return chosen;
   };
-  take(numbers[0], calibration_limit, divided.calibration);
+  const std::vector<std::int64_t> calibrated = take(numbers[0], calibration_limit, divided.calibration);
   take(numbers[1], held_out_limit, divided.held_out);
+  std::vector<std::int64_t> left;
+  std::set_difference(numbers[0].begin(), numbers[0].end(), calibrated.begin(), calibrated.end(),
+                      std::back_inserter(left));
+  take(left, further_limit, divided.further);
   return divided;
 }
 

@@ -41,12 +41,14 @@ class CalibrationText {
 };
 
 /// Cuts `tokens` into pieces, puts `start` before each (< 0: nothing), and divides the sequences of T tokens
-/// that come of it among texts: every `share`-th goes to `held_out`, the others to `calibration`; of each no
-/// more than its limit, spread evenly. A rest shorter than T is left out.
+/// that come of it among texts: every `share`-th goes to `held_out`, the others to `calibration`, and what
+/// that leaves to `further`; of each no more than its limit, spread evenly. A rest shorter than T is left
+/// out.
 struct DividedText {
-  std::vector<std::int32_t> calibration, held_out;
+  std::vector<std::int32_t> calibration, held_out, further;
 };
 DividedText divide_text(std::span<const std::int32_t> tokens, std::int32_t start, std::int64_t sequence,
-                        std::int64_t share, std::int64_t calibration_limit, std::int64_t held_out_limit);
+                        std::int64_t share, std::int64_t calibration_limit, std::int64_t held_out_limit,
+                        std::int64_t further_limit = 0);
 
 }  // namespace stem

@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "convert/damage.h"
 #include "convert/random_text.h"
+#include "convert/row_update.h"
 #include "kernels/cpu/cpu.h"
 #include "ops/numeric_check.h"
 
@@ -191,6 +193,68 @@ TEST_F(ConversionTest, GoesOnWithTheSameBits) {
   EXPECT_EQ(std::memcmp(done.o.view.data, first.weights.layers[2].o.data, done.o.buffer.size()), 0);
 }
 
+// Rows of `c`, updated by a text in pieces of four sequences; the old ones count as `occurrences`.
+void update(const Context& ctx, const Model& dense, const CalibrationText& by, double occurrences,
+            std::map<std::int64_t, Tensor>& rows, const Model& student) {
+  const std::vector<std::int32_t> distinct(by.distinct().begin(), by.distinct().end());
+  const auto rows_of = [&](std::int64_t s) -> In {
+    return rows.at(student.config.stem_layers[static_cast<std::size_t>(s)]);
+  };
+  RowUpdate update(
+      ctx, dense, student, distinct, [&](std::int64_t s, std::span<const std::int32_t> tokens, Out to) {
+        for (std::size_t i = 0; i < tokens.size(); ++i)
+          std::memcpy(to.row<float>(static_cast<std::int64_t>(i)), rows_of(s).row<float>(tokens[i]),
+                      static_cast<std::size_t>(to.cols) * sizeof(float));
+      });
+  const std::int64_t piece = 4 * kTestSequence;
+  for (std::int64_t first = 0; first < by.size(); first += piece)
+    update.add(CalibrationText(
+        {by.tokens().begin() + first, by.tokens().begin() + std::min(first + piece, by.size())},
+        kTestSequence, 3));
+  for (std::int64_t s = 0; s < student.config.stem_layer_count(); ++s) {
+    for (std::int32_t t = 0; t < dense.config.vocab; ++t) {
+      const std::span<float> row(const_cast<float*>(rows_of(s).row<float>(t)),
+                                 static_cast<std::size_t>(dense.config.ffn));
+      EXPECT_EQ(update.solve(s, t, occurrences, row), by.place(t) >= 0);
+    }
+  }
+}
+
+// Where old rows count nothing, the first layer's are those that the other text alone would have given.
+TEST_F(ConversionTest, UpdatedRowsAreTheLeastSquaresOverTheOtherText) {
+  ConversionOptions options;
+  options.prior = 0.0;
+  const CalibrationText other = random_text(rng, 22, 4);
+  Converted c = convert({0, 2}, options);
+  update(ctx, dense, other, 0.0, c.rows, c.conversion->model());
+  Conversion alone(ctx, dense, other, {0}, options);
+  const In updated = c.rows.at(0);
+  std::int64_t compared = 0;
+  alone.convert(0, [&](std::int64_t first, In piece) {
+    for (std::int64_t r = 0; r < piece.rows; ++r) {
+      if (other.place(static_cast<std::int32_t>(first + r)) < 0) continue;
+      for (std::int64_t f = 0; f < piece.cols; ++f, ++compared)
+        EXPECT_NEAR(get(updated, first + r, f), get(piece, r, f), 0.01 * std::abs(get(piece, r, f)) + 1e-4);
+    }
+  });
+  EXPECT_EQ(compared, 18 * dense.config.ffn);
+}
+
+// Few occurrences make noisy rows; those of another text make up for it, in every layer.
+TEST_F(ConversionTest, UpdatedRowsAreCloserOnTextThatNeitherSaw) {
+  text = random_text(rng, 8, 4);
+  const CalibrationText other = random_text(rng, 160, 4), third = random_text(rng, 40, 4);
+  Converted c = convert({0, 1, 2});
+  const double seen = static_cast<double>(text.size()) / 18 + 4;
+  const auto difference = [&] {
+    text = third;
+    return stream_difference(finished(c));
+  };
+  const double before = difference();
+  update(ctx, dense, other, seen, c.rows, c.conversion->model());
+  EXPECT_LT(difference(), 0.9 * before);
+}
+
 TEST_F(ConversionTest, KnownDamageIsKept) {
   const std::vector<LayerDamage> all = measure_damage(ctx, dense, text, held_out, {}, [](auto&) {});
   int measured = 0;
@@ -201,6 +265,20 @@ TEST_F(ConversionTest, KnownDamageIsKept) {
   EXPECT_EQ(rest[1].damage, 9.0);
   EXPECT_EQ(rest[2].damage, all[2].damage);
   EXPECT_EQ(least_damaged(rest, 2), (std::vector<std::int64_t>{0, 2}));
+}
+
+TEST(CalibrationTextTest, FurtherTextIsWhatCalibrationLeaves) {
+  std::vector<std::int32_t> tokens(90);
+  for (std::int32_t i = 0; i < 90; ++i) tokens[static_cast<std::size_t>(i)] = 100 + i;
+  const DividedText d = divide_text(tokens, 7, 10, 5, 40, 1000, 1000);
+  EXPECT_EQ(d.further.size(), 40u);
+  std::vector<std::int32_t> all = d.calibration;
+  all.insert(all.end(), d.further.begin(), d.further.end());
+  all.insert(all.end(), d.held_out.begin(), d.held_out.end());
+  std::sort(all.begin(), all.end());
+  for (std::int32_t i = 0; i < 90; ++i) EXPECT_EQ(all[static_cast<std::size_t>(10 + i)], 100 + i);
+  EXPECT_EQ(divide_text(tokens, 7, 10, 5, 40, 0, 25).further.size(), 20u);
+  EXPECT_TRUE(divide_text(tokens, 7, 10, 5, 40, 1000).further.empty());
 }
 
 TEST(CalibrationTextTest, SequencesBeginWithTheStartTokenAndAreSpreadEvenly) {

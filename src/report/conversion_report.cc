@@ -148,10 +148,11 @@ void write_texts(Page& page, const Json& r) {
   std::vector<std::vector<Html>> rows;
   for (const Json& t : objects_of(r, "texts"))
     rows.push_back({html("{}", string_of(t, "file")), html("{}", grouped(number_of(t, "tokens"))),
-                    html("{}", grouped(number_of(t, "calibration_tokens")))});
+                    html("{}", grouped(number_of(t, "calibration_tokens"))),
+                    html("{}", grouped(number_of(t, "further_tokens")))});
   if (rows.empty()) return;
   page.section("texts", "What it was calibrated on");
-  page.table({{"text"}, {"tokens", true}, {"used", true}}, rows);
+  page.table({{"text"}, {"tokens", true}, {"calibrated on", true}, {"for rows alone", true}}, rows);
   const Json* const settings = object_of(r, "settings");
   const double healed = settings != nullptr ? number_of(*settings, "heal_tokens") : 0;
   const bool others = settings != nullptr && string_of(*settings, "refit") == "all";
@@ -174,9 +175,10 @@ std::string conversion_report(const Json& r) {
   write_summary(page, r);
   write_losses(page, objects_of(r, "by_text"), "texts-judged", "By text", "text",
                html("Perplexity before and after, and the divergence from the dense model's predictions."));
-  write_losses(page, objects_of(r, "by_frequency"), "frequency", "By how often the calibration saw the token",
+  write_losses(page, objects_of(r, "by_frequency"), "frequency", "By how often rows were made from the token",
                "times seen",
-               html("Predictions made at a token, by its occurrences in the calibration text. Rows of tokens "
+               html("Predictions made at a token, by its occurrences in the text that rows are made from. "
+                    "Rows of tokens "
                     "never seen come from a linear map of their embedding."));
   write_suites(page, r);
   write_layers(page, r);

@@ -24,7 +24,8 @@ Json sample() {
           {{{"layer", 0}, {"damage", -0.001}, {"ffn_error", 0.01}},
            {{"layer", 1}, {"damage", 0.5}, {"ffn_error", 0.3}},
            {{"layer", 2}, {"damage", 0.125}, {"ffn_error", 0.2}}}},
-         {"texts", {{{"file", "a&b.txt"}, {"tokens", 5000}, {"calibration_tokens", 4000}}}},
+         {"texts",
+          {{{"file", "a&b.txt"}, {"tokens", 5000}, {"calibration_tokens", 4000}, {"further_tokens", 777}}}},
          {"vocab", 500},
          {"distinct_tokens", 400},
          {"unseen_share", 0.03},
@@ -50,9 +51,10 @@ TEST(ConversionReport, ShowsWhatItCostAndIsSound) {
   const std::string page = conversion_report(sample());
   EXPECT_EQ(markup_fault(page), "");
   EXPECT_EQ(outside_reference(page), "");
-  for (const char* part : {"1.250", "a&amp;b.txt", "out/&lt;rows&gt;", "layer 0, converted", "0.1250",
-                           "2.000", "100 of the vocabulary", "1 min 11 s", "54.5", "500\u00A0MB",
-                           "arc&lt;easy&gt;", "\u22120.030", "75.0", "The capital of {X} is"})
+  for (const char* part :
+       {"1.250", "a&amp;b.txt", "out/&lt;rows&gt;", "layer 0, converted", "0.1250", "2.000",
+        "100 of the vocabulary", "1 min 11 s", "54.5", "500\u00A0MB", "arc&lt;easy&gt;", "\u22120.030",
+        "75.0", "The capital of {X} is", "for rows alone", "777"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
   EXPECT_EQ(page.find("layer 1, converted"), std::string::npos);
   EXPECT_EQ(page.find("W_o"), std::string::npos);
