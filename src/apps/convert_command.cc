@@ -155,13 +155,13 @@ void add_convert_command(CLI::App& app) {
   command->add_option("--tokens", s.limits.calibration, "tokens to calibrate on, at most")
       ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))
       ->capture_default_str();
-  command
-      ->add_option("--row-tokens", s.row_tokens,
-                   "further tokens, to better the rows alone by when all layers are done")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 32))
-      ->capture_default_str();
   command->add_option("--damage-tokens", s.damage_tokens, "of these, to choose layers by")
       ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))
+      ->capture_default_str();
+  command
+      ->add_option("--row-tokens", s.row_tokens,
+                   "further tokens, at most, to update the rows alone by when all layers are done")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 32))
       ->capture_default_str();
   command->add_option("--sequence", s.limits.sequence, "tokens that are read together")
       ->check(CLI::Range(2, 1 << 20))

@@ -30,7 +30,7 @@ struct Loss {
   }
 };
 
-// How often the calibration saw a token.
+// How often rows were made from a token.
 struct FrequencyClass {
   std::int64_t below;
   const char* name;

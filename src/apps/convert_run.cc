@@ -97,6 +97,12 @@ class FolderLock {
   int file_;
 };
 
+std::vector<std::int32_t> distinct_of(std::vector<std::int32_t> tokens) {
+  std::sort(tokens.begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+  return tokens;
+}
+
 ModelConfig dense_config(const fs::path& model) {
   const ModelConfig c = read_config(model);
   if (c.variant != FfnVariant::dense)
@@ -167,9 +173,12 @@ class ConvertRun {
       const InterruptGuard interrupts;
       choose_layers();
       stop_if_asked("the damage of each layer");
+      require_disk_space(s_.out, bytes_to_convert() + bytes_to_update() + (healing ? bytes_to_heal() : 0.0));
+      require_memory_to_update();
       convert_layers();
       stop_if_asked("the last layer");
       update_rows();
+      stop_if_asked("the rows");
       state_["chosen"] = layers_;
       state_["stream_errors"] = stream_errors();
       save_state();
@@ -234,7 +243,7 @@ class ConvertRun {
       get_array(state_, "damage", name);
       const Json& settings = get_object(state_, "settings", name);
       for (const auto& [key, value] : wanted.items()) {
-        const Json found = settings.value(key, Json());
+        const Json found = settings.value(key, key == "row_tokens" ? Json(0) : Json());
         if (found == value) continue;
         fail(ErrorCode::kUsage,
              "{}: {}: expected {} (this command), found {}: a conversion that was begun otherwise; remove {} "
@@ -303,6 +312,20 @@ class ConvertRun {
                : 2.0 * row_values() * static_cast<double>(layers_.size());
   }
 
+  // Told before hours of work: the sums of all layers lie in memory at once.
+  void require_memory_to_update() const {
+    if (texts_.further.empty() || files_.updated()) return;
+    const auto distinct = static_cast<std::int64_t>(distinct_of(texts_.further).size());
+    const double sums = RowUpdate::bytes(std::ssize(layers_), distinct, dense_.model.config.ffn),
+                 all = sums + 4.0 * weight_values();
+    if (all > memory_bytes())
+      fail(ErrorCode::kUsage,
+           "--row-tokens: memory: expected at most {} (this machine's), found {}: sums of {} layers' rows of "
+           "{} "
+           "tokens, and the model; fewer layers or fewer tokens take less",
+           bytes_text(memory_bytes()), bytes_text(all), layers_.size(), count_text(distinct));
+  }
+
   // Layers' rows in bf16, each in its file and once more in the table, and in f32 refitted W_d and W_o beside
   // all weights.
   double bytes_to_convert() const {
@@ -312,7 +335,7 @@ class ConvertRun {
     };
     const ModelConfig& c = dense_.model.config;
     const auto refitted = static_cast<double>(c.width * (c.ffn + c.heads * c.head_width));
-    return 2.0 * row_values() * (missing(layers_) + static_cast<double>(layers_.size())) + bytes_to_update() +
+    return 2.0 * row_values() * (missing(layers_) + static_cast<double>(layers_.size())) +
            4.0 * (refitted * missing(changed_layers()) + weight_values());
   }
 
@@ -320,9 +343,7 @@ class ConvertRun {
   // Adam's moments of the weights and of the rows that the text reads (the other rows' are holes).
   double bytes_to_heal() const {
     const double layers = static_cast<double>(layers_.size());
-    std::vector<std::int32_t> read = texts_.healing;
-    std::sort(read.begin(), read.end());
-    const auto distinct = static_cast<double>(std::unique(read.begin(), read.end()) - read.begin());
+    const auto distinct = static_cast<double>(distinct_of(texts_.healing).size());
     const double moments = weight_values() + layers * distinct * static_cast<double>(dense_.model.config.ffn);
     return 2.0 * (4.0 * (weight_values() + layers * row_values()) + 8.0 * moments);
   }
@@ -331,7 +352,6 @@ class ConvertRun {
     const std::vector<std::int64_t> changed = changed_layers();
     if (std::all_of(changed.begin(), changed.end(), [&](auto l) { return files_.done(l); })) return;
     const std::int64_t end = changed.back() + 1;
-    require_disk_space(s_.out, bytes_to_convert() + (s_.heal.tokens > 0 ? bytes_to_heal() : 0.0));
     Conversion conversion(context_, dense_.model, texts_.calibration, layers_, s_.options);
     Progress progress("converting", end, s_.quiet);
     for (std::int64_t l = 0; l < end; ++l) {
@@ -377,15 +397,10 @@ class ConvertRun {
   // Rows of all converted layers, by text that the layers were not calibrated on.
   void update_rows() {
     if (texts_.further.empty() || files_.updated()) return;
-    // That of layers which are done counts as taken.
-    require_disk_space(s_.out, bytes_to_convert() + (s_.heal.tokens > 0 ? bytes_to_heal() : 0.0));
     std::vector<LayerFiles::Rows> rows;
     for (const std::int64_t l : layers_) rows.push_back(files_.rows_as_converted(l));
-    std::vector<std::int32_t> distinct = texts_.further;
-    std::sort(distinct.begin(), distinct.end());
-    distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
     const Student student = converted_weights();
-    RowUpdate update(context_, dense_.model, student.model, distinct,
+    RowUpdate update(context_, dense_.model, student.model, distinct_of(texts_.further),
                      [&](std::int64_t s, std::span<const std::int32_t> tokens, Out to) {
                        copy_rows(rows[static_cast<std::size_t>(s)].rows, tokens, to);
                      });
@@ -396,25 +411,28 @@ class ConvertRun {
       const std::int64_t end = std::min(first + piece, size);
       update.add(CalibrationText({texts_.further.begin() + first, texts_.further.begin() + end}, sequence));
       progress.update(end, fmt::format("{} tokens", count_text(end)));
-      if (end < size) stop_if_asked("the last layer");
+      if (end < size) stop_if_asked("the last layer (the sums of --row-tokens begin again)");
     }
-    for (std::size_t s = 0; s < layers_.size(); ++s) write_updated(update, s, rows[s].rows);
+    for (std::size_t s = 0; s < layers_.size(); ++s)
+      write_updated(RowUpdate::Layer(update, static_cast<std::int64_t>(s)), layers_[s], rows[s].rows);
     files_.finish_update(layers_);
   }
 
-  void write_updated(const RowUpdate& update, std::size_t s, In rows) const {
+  void write_updated(RowUpdate::Layer update, std::int64_t layer, In rows) const {
     const ModelConfig& c = dense_.model.config;
     const CalibrationText& text = texts_.calibration;
-    const auto file = files_.write_rows(layers_[s], true);
-    Tensor row(DType::f32, 1, c.ffn), stored(DType::bf16, 1, c.ffn);
+    const auto file = files_.write_rows(layer, true);
+    const Tensor row(DType::f32, 1, c.ffn), stored(DType::bf16, 1, c.ffn);
+    const std::span<float> u(row.view.row<float>(0), static_cast<std::size_t>(c.ffn));
     for (std::int32_t t = 0; t < c.vocab; ++t) {
       convert(context_, row, rows.slice_rows(t, 1));
       const std::int64_t place = text.place(t);
-      const auto seen = place < 0 ? 0.0 : static_cast<double>(text.counts()[static_cast<std::size_t>(place)]);
-      // The start token's state is the same everywhere: its row is exact.
-      if (!text.begins_sequences(t))
-        update.solve(static_cast<std::int64_t>(s), t, s_.options.prior + seen,
-                     {row.view.row<float>(0), static_cast<std::size_t>(c.ffn)});
+      const std::int64_t seen = place < 0 ? 0 : text.counts()[static_cast<std::size_t>(place)];
+      if (update.solve(t, seen, s_.options.prior, u) &&
+          !std::all_of(u.begin(), u.end(), [](float x) { return std::isfinite(x); }))
+        fail(ErrorCode::kFormat,
+             "{}: layer {}: --row-tokens: expected finite activations at token {}, found others",
+             s_.model.string(), layer, t);
       convert(context_, stored, row);
       file->write(LayerFiles::kRowsTensor, stored.view.data, static_cast<std::uint64_t>(c.ffn) * 2);
     }

@@ -193,9 +193,6 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
   if (limits.further > 0) {
     further = divider.take_further(texts, calibration, limits.further);
     result.further = joined(further);
-    if (result.further.empty())
-      fail(ErrorCode::kUsage, "--row-tokens: expected text beyond the {} tokens calibrated on, found none",
-           result.calibration.size());
   }
   result.frequency.assign(static_cast<std::size_t>(vocab), 0);
   for (const std::span<const std::int32_t> part :
@@ -218,6 +215,12 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
          kFewestSequences, limits.sequence, sequences, result.held_out.size(), limits.calibration, unseen,
          vocab);
   }
+  if (limits.further > 0 && result.further.empty())
+    fail(ErrorCode::kUsage,
+         "--row-tokens: expected at least one sequence of {} tokens beyond the {} calibrated on, found none "
+         "in {} "
+         "tokens, of at most {}",
+         limits.sequence, result.calibration.size(), joined(texts).size(), limits.further);
   std::int64_t first = 0;
   const std::vector<std::string>& names = own ? calibrate : held_out;
   for (std::size_t i = 0; i < judging.size(); ++i) {
@@ -226,10 +229,13 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
     first += count;
   }
   result.sources = sources_of(calibrate, texts, calibration);
-  for (std::size_t i = 0; i < texts.size(); ++i) result.sources[i]["further_tokens"] = further[i].size();
+  for (std::size_t i = 0; i < texts.size(); ++i) result.sources[i]["row_tokens"] = further[i].size();
   Sha256 hash;
   for (const CalibrationText* text : {&result.calibration, &result.selection, &result.held_out})
     hash.update(text->tokens().data(), text->tokens().size_bytes());
+  for (const std::size_t size : {result.calibration.tokens().size(), result.selection.tokens().size(),
+                                 result.held_out.tokens().size(), result.further.size()})
+    hash.update(&size, sizeof size);
   hash.update(result.further.data(), result.further.size() * sizeof(std::int32_t));
   hash.update(result.healing.data(), result.healing.size() * sizeof(std::int32_t));
   result.digest = to_hex(hash.finish());

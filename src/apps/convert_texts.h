@@ -1,5 +1,5 @@
-// The texts of a conversion: what rows are calibrated on, what layers are chosen by, what the result is
-// judged on.
+// The texts of a conversion: what layers are calibrated on and rows updated by, what layers are chosen by,
+// what is healed on, what the result is judged on.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ std::optional<std::int32_t> start_token(const Tokenizer& tokenizer);
 
 struct TextLimits {
   std::int64_t sequence = 512;         ///< T
-  std::int64_t calibration = 131'072;  ///< tokens at most, as are the next two
+  std::int64_t calibration = 131'072;  ///< tokens at most, as are all that follow
   std::int64_t selection = 5'120, held_out = 30'720;
   std::int64_t further = 0;  ///< beyond the calibration's, for rows alone
   std::int64_t healing = 0;
@@ -44,7 +44,7 @@ struct ConversionTexts {
   std::vector<std::int64_t> frequency = {};
   std::vector<TextPart> parts = {};  ///< of held_out
   Json sources = Json::array();      ///< for reports: file, tokens read, tokens used
-  std::string digest = {};           ///< of all tokens and the limits: a resumed run must have the same
+  std::string digest = {};           ///< of all tokens: a resumed run must have the same
   bool own_held_out = false;         ///< the user gave no text to judge on
 };
 

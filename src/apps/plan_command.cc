@@ -1,5 +1,4 @@
 // stem plan-train: what a configuration would take, before anything is trained.
-#include <unistd.h>
 #include <CLI/CLI.hpp>
 #include <memory>
 
@@ -7,6 +6,7 @@
 #include "apps/data_command.h"
 #include "apps/number_option.h"
 #include "apps/progress.h"
+#include "apps/run_files.h"
 #include "apps/train_plan.h"
 #include "core/error.h"
 
@@ -26,10 +26,6 @@ std::filesystem::path config_path(const std::string& given) {
   if (std::filesystem::exists(given) || given.find('/') != std::string::npos || given.ends_with(".toml"))
     return given;
   return find_share("configs/" + given + ".toml");
-}
-
-double machine_bytes() {
-  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
 /// 1.23 k, M, G, T, P, E.
@@ -71,7 +67,7 @@ Json plan_json(const ModelConfig& c, const TrainPlan& plan, Precision precision)
           {"expected_distinct", plan.expected_distinct},
           {"memory", memory},
           {"memory_bytes", plan.memory_bytes},
-          {"machine_bytes", machine_bytes()},
+          {"machine_bytes", memory_bytes()},
           {"tokens", plan.tokens},
           {"training_flops", plan.tokens * plan.training_flops()},
           {"gemm_dtype", name_of(precision.narrow)}};
@@ -105,8 +101,8 @@ void print_plan(const Settings& settings, const ModelConfig& c, const TrainPlan&
       "memory       {} with {} tokens a step, {} products, once every row was touched; this machine has "
       "{}{}\n",
       bytes_text(plan.memory_bytes), count_text(settings.train.batch.tokens_per_step),
-      name_of(precision.narrow), bytes_text(machine_bytes()),
-      plan.memory_bytes > 0.95 * machine_bytes() ? ": it does not fit" : "");
+      name_of(precision.narrow), bytes_text(memory_bytes()),
+      plan.memory_bytes > 0.95 * memory_bytes() ? ": it does not fit" : "");
   for (const MemoryPart& part : plan.memory)
     fmt::print("             {:>9}  {}\n", bytes_text(part.bytes), part.name);
   fmt::print("budget       {} tokens, {} steps: {}FLOP\n", count_text(static_cast<std::int64_t>(plan.tokens)),

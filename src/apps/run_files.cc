@@ -1,5 +1,7 @@
 #include "apps/run_files.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 
@@ -97,6 +99,10 @@ void require_disk_space(const std::filesystem::path& place, double bytes) {
   if (!unknown && bytes > static_cast<double>(space.available))
     fail(ErrorCode::kIo, "{}: expected {} of free disk, found {}", place.string(), bytes_text(bytes),
          bytes_text(static_cast<double>(space.available)));
+}
+
+double memory_bytes() {
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
 std::string checkpoint_name(std::int64_t step) {

@@ -52,6 +52,9 @@ void require_outside_models(const std::filesystem::path& file);
 /// Throws kIo where the disk that `place` is to be on has less than `bytes` free, before hours of writing.
 void require_disk_space(const std::filesystem::path& place, double bytes);
 
+/// This machine's.
+double memory_bytes();
+
 /// "step-00000012".
 std::string checkpoint_name(std::int64_t step);
 /// Removes all but the newest `keep` checkpoints; names sort by step.

@@ -1,7 +1,5 @@
 #include "apps/train_run.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <fstream>
 #include <sstream>
@@ -128,8 +126,7 @@ class Run {
   void require_memory() const {
     const TrainPlan plan = plan_training(settings_, config_, {DType::f32, DType::f32}, 0,
                                          teacher_config_ ? &*teacher_config_ : nullptr);
-    const double machine =
-        static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    const double machine = memory_bytes();
     if (plan.memory_bytes <= machine) return;
     const auto largest =
         std::max_element(plan.memory.begin(), plan.memory.end(),

@@ -193,40 +193,43 @@ TEST_F(ConversionTest, GoesOnWithTheSameBits) {
   EXPECT_EQ(std::memcmp(done.o.view.data, first.weights.layers[2].o.data, done.o.buffer.size()), 0);
 }
 
-// Rows of `c`, updated by a text in pieces of four sequences; the old ones count as `occurrences`.
-void update(const Context& ctx, const Model& dense, const CalibrationText& by, double occurrences,
-            std::map<std::int64_t, Tensor>& rows, const Model& student) {
-  const std::vector<std::int32_t> distinct(by.distinct().begin(), by.distinct().end());
-  const auto rows_of = [&](std::int64_t s) -> In {
+// Rows of the layers of `student`, updated by a text in pieces of four sequences, as if each had been made
+// from `seen` occurrences. Returns how many were.
+std::int64_t update(const Context& ctx, const Model& dense, const CalibrationText& by, std::int64_t seen,
+                    double prior, const Model& student, const std::map<std::int64_t, Tensor>& rows) {
+  const auto rows_of = [&](std::int64_t s) -> Out {
     return rows.at(student.config.stem_layers[static_cast<std::size_t>(s)]);
   };
-  RowUpdate update(
-      ctx, dense, student, distinct, [&](std::int64_t s, std::span<const std::int32_t> tokens, Out to) {
-        for (std::size_t i = 0; i < tokens.size(); ++i)
-          std::memcpy(to.row<float>(static_cast<std::int64_t>(i)), rows_of(s).row<float>(tokens[i]),
-                      static_cast<std::size_t>(to.cols) * sizeof(float));
-      });
+  RowUpdate update(ctx, dense, student, {by.distinct().begin(), by.distinct().end()},
+                   [&](std::int64_t s, std::span<const std::int32_t> tokens, Out to) {
+                     for (std::size_t i = 0; i < tokens.size(); ++i)
+                       std::memcpy(to.row<float>(static_cast<std::int64_t>(i)),
+                                   rows_of(s).row<float>(tokens[i]),
+                                   static_cast<std::size_t>(to.cols) * sizeof(float));
+                   });
   const std::int64_t piece = 4 * kTestSequence;
   for (std::int64_t first = 0; first < by.size(); first += piece)
     update.add(CalibrationText(
         {by.tokens().begin() + first, by.tokens().begin() + std::min(first + piece, by.size())},
         kTestSequence, 3));
+  std::int64_t updated = 0;
   for (std::int64_t s = 0; s < student.config.stem_layer_count(); ++s) {
-    for (std::int32_t t = 0; t < dense.config.vocab; ++t) {
-      const std::span<float> row(const_cast<float*>(rows_of(s).row<float>(t)),
-                                 static_cast<std::size_t>(dense.config.ffn));
-      EXPECT_EQ(update.solve(s, t, occurrences, row), by.place(t) >= 0);
-    }
+    RowUpdate::Layer layer(update, s);
+    for (std::int32_t t = 0; t < dense.config.vocab; ++t)
+      updated +=
+          layer.solve(t, seen, prior, {rows_of(s).row<float>(t), static_cast<std::size_t>(dense.config.ffn)});
   }
+  return updated;
 }
 
-// Where old rows count nothing, the first layer's are those that the other text alone would have given.
+// Where old rows count nothing, the first layer's are those that the other text alone would have given; but
+// for the start token's, which stays.
 TEST_F(ConversionTest, UpdatedRowsAreTheLeastSquaresOverTheOtherText) {
   ConversionOptions options;
   options.prior = 0.0;
   const CalibrationText other = random_text(rng, 22, 4);
   Converted c = convert({0, 2}, options);
-  update(ctx, dense, other, 0.0, c.rows, c.conversion->model());
+  EXPECT_EQ(update(ctx, dense, other, 0, 0.0, c.conversion->model(), c.rows), 2 * 17);
   Conversion alone(ctx, dense, other, {0}, options);
   const In updated = c.rows.at(0);
   std::int64_t compared = 0;
@@ -240,19 +243,62 @@ TEST_F(ConversionTest, UpdatedRowsAreTheLeastSquaresOverTheOtherText) {
   EXPECT_EQ(compared, 18 * dense.config.ffn);
 }
 
+// By the text that they were made from rows do not change, in whichever layer, however much they count.
+TEST_F(ConversionTest, TheSameTextChangesNoRow) {
+  ConversionOptions options;
+  options.prior = 0.0;
+  options.refit = RefitScope::all;
+  for (const std::int64_t seen : {0, 30}) {
+    Converted c = convert({0, 1, 2}, options);
+    const Converted before = convert({0, 1, 2}, options);
+    update(ctx, dense, text, seen, 0.0, c.conversion->model(), c.rows);
+    for (std::int64_t l = 0; l < 3; ++l) {
+      double difference = 0, size = 0;
+      for (std::int64_t t = 0; t < 18; ++t) {
+        for (std::int64_t f = 0; f < dense.config.ffn; ++f) {
+          const double a = get(before.rows.at(l), t, f), b = get(c.rows.at(l), t, f);
+          difference += (a - b) * (a - b), size += a * a;
+        }
+      }
+      EXPECT_LT(difference, 1e-4 * size) << l << ' ' << seen;
+    }
+  }
+}
+
 // Few occurrences make noisy rows; those of another text make up for it, in every layer.
 TEST_F(ConversionTest, UpdatedRowsAreCloserOnTextThatNeitherSaw) {
-  text = random_text(rng, 8, 4);
   const CalibrationText other = random_text(rng, 160, 4), third = random_text(rng, 40, 4);
+  text = random_text(rng, 8, 4);
   Converted c = convert({0, 1, 2});
-  const double seen = static_cast<double>(text.size()) / 18 + 4;
+  const std::int64_t seen = (text.size() - 8) / 17;
   const auto difference = [&] {
     text = third;
     return stream_difference(finished(c));
   };
   const double before = difference();
-  update(ctx, dense, other, seen, c.rows, c.conversion->model());
+  update(ctx, dense, other, seen, 4.0, c.conversion->model(), c.rows);
   EXPECT_LT(difference(), 0.9 * before);
+}
+
+// The least squares over both texts are the best that rows can do on them; updated ones come near.
+TEST_F(ConversionTest, OldRowsCountAsTheirOccurrences) {
+  ConversionOptions options;
+  options.prior = 0.0;
+  const CalibrationText other = random_text(rng, 40, 4);
+  Converted c = convert({0}, options);
+  Model before = finished(c);
+  update(ctx, dense, other, (text.size() - 40) / 17, 0.0, c.conversion->model(), c.rows);
+  Model updated = finished(c);
+  std::vector<std::int32_t> both(text.tokens().begin(), text.tokens().end());
+  both.insert(both.end(), other.tokens().begin(), other.tokens().end());
+  text = CalibrationText(std::move(both), kTestSequence, 4);
+  Model best = finished(convert({0}, options));
+  // W_d as it was, so that the rows alone differ.
+  for (Model* const model : {&before, &updated, &best})
+    model->weights.layers[0].down = dense.weights.layers[0].down;
+  const double least = stream_difference(best);
+  EXPECT_GT(stream_difference(before), 1.02 * least);
+  EXPECT_LT(stream_difference(updated) - least, 0.3 * (stream_difference(before) - least));
 }
 
 TEST_F(ConversionTest, KnownDamageIsKept) {

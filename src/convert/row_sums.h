@@ -27,6 +27,10 @@ class RowSums {
   /// goes as the row. A coordinate without any weight stays what it was.
   void solve(std::int64_t r, std::span<float> u, std::span<const float> prior_weight) const;
 
+  /// Σ s² of distinct token r [F].
+  std::span<const float> squares(std::int64_t r) const {
+    return {squares_.view.row<float>(r), static_cast<std::size_t>(squares_.view.cols)};
+  }
   std::span<const std::int32_t> tokens() const { return tokens_; }
   std::int64_t positions() const { return positions_; }  ///< N in all
 

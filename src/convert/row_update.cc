@@ -9,13 +9,22 @@ namespace stem {
 
 RowUpdate::RowUpdate(const Context& context, const Model& dense, const Model& student,
                      const std::vector<std::int32_t>& tokens, RowSource rows)
-    : ctx_(context), dense_(dense), student_(student), rows_(std::move(rows)) {
+    : ctx_(context), dense_(dense), student_(student), rows_(std::move(rows)), counts_(tokens.size(), 0) {
   for (std::int64_t s = 0; s < student.config.stem_layer_count(); ++s)
     sums_.emplace_back(tokens, student.config.ffn);
 }
 
+double RowUpdate::bytes(std::int64_t stem_layers, std::int64_t distinct, std::int64_t ffn) {
+  return 8.0 * static_cast<double>(stem_layers) * static_cast<double>(distinct) * static_cast<double>(ffn);
+}
+
 void RowUpdate::add(const CalibrationText& piece) {
-  typical_.clear();
+  const std::span<const std::int32_t> tokens = sums_.front().tokens();
+  for (std::size_t i = 0; i < piece.distinct().size(); ++i) {
+    const auto at = std::lower_bound(tokens.begin(), tokens.end(), piece.distinct()[i]);
+    counts_[static_cast<std::size_t>(at - tokens.begin())] += piece.counts()[i];
+  }
+  start_ = piece.tokens().front();
   ResidualStream teacher_stream(ctx_, dense_, piece), student_stream(ctx_, student_, piece);
   const std::int64_t last = student_.config.stem_layers.back();
   Tensor rows(DType::f32, std::ssize(piece.distinct()), student_.config.ffn);
@@ -45,16 +54,22 @@ void RowUpdate::add(const CalibrationText& piece) {
   }
 }
 
-bool RowUpdate::solve(std::int64_t s, std::int32_t token, double occurrences, std::span<float> u) const {
-  if (typical_.empty()) {
-    for (const RowSums& sums : sums_) typical_.push_back(sums.typical_weight(1.0));
-  }
-  const RowSums& sums = sums_[static_cast<std::size_t>(s)];
-  const auto at = std::lower_bound(sums.tokens().begin(), sums.tokens().end(), token);
-  if (at == sums.tokens().end() || *at != token) return false;
-  std::vector<float> weight = typical_[static_cast<std::size_t>(s)];
-  for (float& w : weight) w *= static_cast<float>(occurrences);
-  sums.solve(at - sums.tokens().begin(), u, weight);
+RowUpdate::Layer::Layer(const RowUpdate& update, std::int64_t s)
+    : update_(update),
+      sums_(update.sums_[static_cast<std::size_t>(s)]),
+      ordinary_(sums_.typical_weight(1.0)),
+      weight_(ordinary_.size()) {}
+
+bool RowUpdate::Layer::solve(std::int32_t token, std::int64_t seen, double prior, std::span<float> u) {
+  const auto at = std::lower_bound(sums_.tokens().begin(), sums_.tokens().end(), token);
+  if (at == sums_.tokens().end() || *at != token || token == update_.start_) return false;
+  const std::int64_t r = at - sums_.tokens().begin();
+  const std::span<const float> squares = sums_.squares(r);
+  const auto of_own = static_cast<float>(static_cast<double>(seen) /
+                                         static_cast<double>(update_.counts_[static_cast<std::size_t>(r)]));
+  for (std::size_t f = 0; f < weight_.size(); ++f)
+    weight_[f] = static_cast<float>(prior) * ordinary_[f] + of_own * squares[f];
+  sums_.solve(r, u, weight_);
   return true;
 }
 

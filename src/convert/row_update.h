@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -15,9 +14,8 @@ namespace stem {
 
 /// Runs the dense model and the converted one side by side over any amount of text, a piece at a time, up to
 /// the last converted layer, and takes the sums Σ s·z and Σ s² of every converted layer as Conversion does
-/// for one. A row then counts as the occurrences that it was made from, and the new ones are added to them.
-/// Costs two passes through these layers, where a conversion refits weights as well and goes to the last
-/// layer. In memory: 8·S·R·F bytes, R the distinct tokens of all pieces.
+/// for one. Costs two passes through these layers, where a conversion refits weights as well and goes to the
+/// last layer. In memory: `bytes`.
 class RowUpdate {
  public:
   /// The rows of `tokens` (ascending) in STEM layer s, as they are: `to` [n, F] f32.
@@ -28,18 +26,35 @@ class RowUpdate {
   RowUpdate(const Context& context, const Model& dense, const Model& student,
             const std::vector<std::int32_t>& tokens, RowSource rows);
 
+  /// 8·S·R·F bytes for R distinct tokens.
+  static double bytes(std::int64_t stem_layers, std::int64_t distinct, std::int64_t ffn);
+
+  /// All pieces begin their sequences with the same token.
   void add(const CalibrationText& piece);
 
-  /// A row of STEM layer s: u [F] comes as it was, counting as `occurrences` ordinary ones, and goes as it
-  /// becomes. False, and u untouched, where the token is not among the text's.
-  bool solve(std::int64_t s, std::int32_t token, double occurrences, std::span<float> u) const;
+  /// The rows of one STEM layer, when all pieces are there. The update must outlive it.
+  class Layer {
+   public:
+    Layer(const RowUpdate& update, std::int64_t s);
+    /// u [F] comes as the token's row was and goes as it becomes. Before, it was made from `seen`
+    /// occurrences, each of which counts as the mean of the token's own here, and from a guess that counts as
+    /// `prior` ordinary ones. False, and u untouched, where the text has no such token, and for the start
+    /// token: its state is the same everywhere, its row exact.
+    bool solve(std::int32_t token, std::int64_t seen, double prior, std::span<float> u);
+
+   private:
+    const RowUpdate& update_;
+    const RowSums& sums_;
+    std::vector<float> ordinary_, weight_;  // [F]
+  };
 
  private:
   Context ctx_;
   const Model &dense_, &student_;
   RowSource rows_;
-  std::vector<RowSums> sums_;                        // [S]
-  mutable std::vector<std::vector<float>> typical_;  // [S][F] one occurrence's weight, once text is there
+  std::vector<RowSums> sums_;         // [S]
+  std::vector<std::int64_t> counts_;  // [R]
+  std::int32_t start_ = -1;
 };
 
 }  // namespace stem

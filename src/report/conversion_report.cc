@@ -73,7 +73,7 @@ void write_layers(Page& page, const Json& r) {
           return line_chart({"converted layer", "relative error", {stream}}, width);
         },
         html("Root of the mean squared relative error of the residual stream behind each converted layer, on "
-             "the calibration text, before healing."));
+             "the calibration text, before rows are updated by further text, and before healing."));
   }
 }
 
@@ -149,7 +149,7 @@ void write_texts(Page& page, const Json& r) {
   for (const Json& t : objects_of(r, "texts"))
     rows.push_back({html("{}", string_of(t, "file")), html("{}", grouped(number_of(t, "tokens"))),
                     html("{}", grouped(number_of(t, "calibration_tokens"))),
-                    html("{}", grouped(number_of(t, "further_tokens")))});
+                    html("{}", grouped(number_of(t, "row_tokens")))});
   if (rows.empty()) return;
   page.section("texts", "What it was calibrated on");
   page.table({{"text"}, {"tokens", true}, {"calibrated on", true}, {"for rows alone", true}}, rows);

@@ -25,7 +25,7 @@ Json sample() {
            {{"layer", 1}, {"damage", 0.5}, {"ffn_error", 0.3}},
            {{"layer", 2}, {"damage", 0.125}, {"ffn_error", 0.2}}}},
          {"texts",
-          {{{"file", "a&b.txt"}, {"tokens", 5000}, {"calibration_tokens", 4000}, {"further_tokens", 777}}}},
+          {{{"file", "a&b.txt"}, {"tokens", 5000}, {"calibration_tokens", 4000}, {"row_tokens", 777}}}},
          {"vocab", 500},
          {"distinct_tokens", 400},
          {"unseen_share", 0.03},
