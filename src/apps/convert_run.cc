@@ -321,8 +321,7 @@ class ConvertRun {
     if (all > memory_bytes())
       fail(ErrorCode::kUsage,
            "--row-tokens: memory: expected at most {} (this machine's), found {}: sums of {} layers' rows of "
-           "{} "
-           "tokens, and the model; fewer layers or fewer tokens take less",
+           "{} tokens, and the model; fewer layers or fewer tokens take less",
            bytes_text(memory_bytes()), bytes_text(all), layers_.size(), count_text(distinct));
   }
 

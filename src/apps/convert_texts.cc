@@ -218,8 +218,7 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
   if (limits.further > 0 && result.further.empty())
     fail(ErrorCode::kUsage,
          "--row-tokens: expected at least one sequence of {} tokens beyond the {} calibrated on, found none "
-         "in {} "
-         "tokens, of at most {}",
+         "in {} tokens, of at most {}",
          limits.sequence, result.calibration.size(), joined(texts).size(), limits.further);
   std::int64_t first = 0;
   const std::vector<std::string>& names = own ? calibrate : held_out;

@@ -178,8 +178,7 @@ std::string conversion_report(const Json& r) {
   write_losses(page, objects_of(r, "by_frequency"), "frequency", "By how often rows were made from the token",
                "times seen",
                html("Predictions made at a token, by its occurrences in the text that rows are made from. "
-                    "Rows of tokens "
-                    "never seen come from a linear map of their embedding."));
+                    "Rows of tokens never seen come from a linear map of their embedding."));
   write_suites(page, r);
   write_layers(page, r);
   write_cost(page, r);

@@ -14,22 +14,22 @@ Json loss(const char* name, double before, double after) {
 }
 
 Json sample() {
-  Json r{{"model", "out/<rows>"},
-         {"judged_on", "texts of their own"},
-         {"all", loss("all", 20, 25)},
-         {"by_text", {loss("a&b.txt", 20, 25), loss("c.txt", 10, 11)}},
-         {"by_frequency", {loss("never", 30, 60)}},
-         {"layers", {{{"layer", 0}, {"stream_error", 0.01}}, {{"layer", 2}, {"stream_error", 0.04}}}},
-         {"damage",
-          {{{"layer", 0}, {"damage", -0.001}, {"ffn_error", 0.01}},
-           {{"layer", 1}, {"damage", 0.5}, {"ffn_error", 0.3}},
-           {{"layer", 2}, {"damage", 0.125}, {"ffn_error", 0.2}}}},
-         {"texts",
-          {{{"file", "a&b.txt"}, {"tokens", 5000}, {"calibration_tokens", 4000}, {"row_tokens", 777}}}},
-         {"vocab", 500},
-         {"distinct_tokens", 400},
-         {"unseen_share", 0.03},
-         {"seconds", 71}};
+  Json r{
+      {"model", "out/<rows>"},
+      {"judged_on", "texts of their own"},
+      {"all", loss("all", 20, 25)},
+      {"by_text", {loss("a&b.txt", 20, 25), loss("c.txt", 10, 11)}},
+      {"by_frequency", {loss("never", 30, 60)}},
+      {"layers", {{{"layer", 0}, {"stream_error", 0.01}}, {{"layer", 2}, {"stream_error", 0.04}}}},
+      {"damage",
+       {{{"layer", 0}, {"damage", -0.001}, {"ffn_error", 0.01}},
+        {{"layer", 1}, {"damage", 0.5}, {"ffn_error", 0.3}},
+        {{"layer", 2}, {"damage", 0.125}, {"ffn_error", 0.2}}}},
+      {"texts", {{{"file", "a&b.txt"}, {"tokens", 5000}, {"calibration_tokens", 4000}, {"row_tokens", 777}}}},
+      {"vocab", 500},
+      {"distinct_tokens", 400},
+      {"unseen_share", 0.03},
+      {"seconds", 71}};
   r["cost"]["dense"] = {{"dense_parameters", 1000000}, {"flops_per_token", 2e6}};
   r["cost"]["converted"] = {{"dense_parameters", 900000}, {"flops_per_token", 1.8e6}};
   r["speed"]["dense"] = {
