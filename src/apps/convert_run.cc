@@ -243,7 +243,7 @@ class ConvertRun {
       get_array(state_, "damage", name);
       const Json& settings = get_object(state_, "settings", name);
       for (const auto& [key, value] : wanted.items()) {
-        const Json found = settings.value(key, key == "row_tokens" ? Json(0) : Json());
+        const Json found = settings.value(key, Json());
         if (found == value) continue;
         fail(ErrorCode::kUsage,
              "{}: {}: expected {} (this command), found {}: a conversion that was begun otherwise; remove {} "
@@ -306,15 +306,14 @@ class ConvertRun {
   }
   double weight_values() const { return static_cast<double>(account(dense_.model.config).dense_parameters); }
 
+  bool rows_to_update() const { return !texts_.further.empty() && !files_.updated(); }
   double bytes_to_update() const {
-    return texts_.further.empty() || files_.updated()
-               ? 0.0
-               : 2.0 * row_values() * static_cast<double>(layers_.size());
+    return rows_to_update() ? 2.0 * row_values() * static_cast<double>(layers_.size()) : 0.0;
   }
 
   // Told before hours of work: the sums of all layers lie in memory at once.
   void require_memory_to_update() const {
-    if (texts_.further.empty() || files_.updated()) return;
+    if (!rows_to_update()) return;
     const auto distinct = static_cast<std::int64_t>(distinct_of(texts_.further).size());
     const double sums = RowUpdate::bytes(std::ssize(layers_), distinct, dense_.model.config.ffn),
                  all = sums + 4.0 * weight_values();
@@ -395,7 +394,7 @@ class ConvertRun {
 
   // Rows of all converted layers, by text that the layers were not calibrated on.
   void update_rows() {
-    if (texts_.further.empty() || files_.updated()) return;
+    if (!rows_to_update()) return;
     std::vector<LayerFiles::Rows> rows;
     for (const std::int64_t l : layers_) rows.push_back(files_.rows_as_converted(l));
     const Student student = converted_weights();
