@@ -5,7 +5,7 @@
 #include "apps/commands.h"
 #include "apps/convert_texts.h"
 #include "apps/model_directory.h"
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "apps/runtime.h"
@@ -138,7 +138,7 @@ void run_attach(const AttachOptions& o) {
       {"model", to.string()}, {"uuid", uuid_text(made.uuid)}, {"layers", c.stem_layers}, {"vocab", c.vocab}};
   if (reference)
     result.update({{"texts", reference->sources},
-                   {"calibration_tokens", reference->text.size()},
+                   {"calibration_tokens", reference->text.size()},  // with start tokens
                    {"distinct_tokens", std::ssize(reference->text.distinct())}});
   if (o.json) {
     fmt::print("{}", dump_json(result));
@@ -172,15 +172,19 @@ void add_attach_rows_command(CLI::App& app) {
       "Rows are added to the up-projection. With --calibrate the model also gets reference rows, what that\n"
       "projection gives each token on average over a text, and stem edit swap goes by their differences.\n");
   command->add_option("model", o->model, "model directory")->required();
-  command->add_option("-o,--out", o->out,
-                      "model directory to write (default: the model itself, one version on)");
-  command->add_option(
-      "--layers", o->layers,
-      "all, third, half, full or a list such as 0,4 (default: all; with --calibrate 0, which carries a "
-      "swap's effect)");
+  command
+      ->add_option("-o,--out", o->out, "model directory to write (default: the model itself, one version on)")
+      ->check(not_empty());
+  command
+      ->add_option(
+          "--layers", o->layers,
+          "all, third, half, full or a list such as 0,4 (default: all; with --calibrate 0, which carries a "
+          "swap's effect)")
+      ->check(not_empty());
   command
       ->add_option("--calibrate", o->calibrate,
                    "text, JSONL or folder to take reference rows from; may be repeated")
+      ->check(not_empty())
       ->allow_extra_args(false);
   command->add_option("--tokens", o->tokens, "tokens to calibrate on, at most")
       ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))

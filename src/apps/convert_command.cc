@@ -1,12 +1,12 @@
 // stem convert: a dense model becomes a STEM model.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <memory>
-#include <tuple>
 
 #include "apps/commands.h"
 #include "apps/convert_compare.h"
 #include "apps/convert_run.h"
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
@@ -33,10 +33,11 @@ struct Options {
 void print_result(const Json& r) {
   std::vector<std::int64_t> layers;
   for (const Json& l : objects_of(r, "layers")) layers.push_back(l["layer"].get<std::int64_t>());
-  fmt::print("{}: layers {} read rows\n", string_of(r, "model"), fmt::join(layers, ", "));
+  fmt::print("{}: layer{} {} read{} rows\n", string_of(r, "model"), layers.size() == 1 ? "" : "s",
+             fmt::join(layers, ", "), layers.size() == 1 ? "s" : "");
   const auto row_tokens = r["row_tokens"].get<std::int64_t>();
   fmt::print(
-      "calibrated on {} tokens{}; {} of the vocabulary's {} never occur there, and {:.1f} % of the text "
+      "calibrated on {} tokens{}; {} of the vocabulary's {} never occur there, nor do {:.1f} % of the tokens "
       "judged on\n",
       count_text(r["calibration_tokens"].get<std::int64_t>()),
       row_tokens > 0 ? fmt::format(", rows on {} further ones", count_text(row_tokens)) : "",
@@ -49,7 +50,7 @@ void print_result(const Json& r) {
                number_of(l, "kl"));
   };
   fmt::print(
-      "perplexity on {}, and KL from the dense model's predictions:\n"
+      "perplexity on {}, and KL from the dense model's predictions (nats a token):\n"
       "  {:<24} {:>9} {:>9} {:>9} {:>7} {:>7}\n",
       string_of(r, "judged_on"), "", "tokens", "before", "after", "ratio", "KL");
   for (const Json& l : objects_of(r, "by_text")) line(l);
@@ -59,25 +60,33 @@ void print_result(const Json& r) {
 }
 
 void print_comparison(const Json& r) {
-  const auto line = [](std::string_view name, double before, double after, std::string_view note) {
-    fmt::print("  {:<44} {:>10.1f} {:>10.1f}  {}\n", shortened(std::string(name), 44), before, after, note);
+  const auto line = [](std::string_view name, const std::string& before, const std::string& after,
+                       std::string_view note) {
+    fmt::print("  {:<44} {:>10} {:>10}{}{}\n", shortened(std::string(name), 44), before, after,
+               note.empty() ? "" : "  ", note);
   };
-  fmt::print("  {:<44} {:>10} {:>10}\n", "", "before", "after");
+  line("", "before", "after", "");
   if (const Json* speed = object_of(r, "speed")) {
     const Json &dense = (*speed)["dense"], &made = (*speed)["converted"];
-    for (const auto& [key, name, scale] : {std::tuple{"prefill_tokens_per_s", "prompt, tokens/s", 1.0},
-                                           {"decode_tokens_per_s", "answer, tokens/s", 1.0},
-                                           {"weight_bytes", "weights in memory, MB", 1e-6},
-                                           {"table_bytes", "table, MB", 1e-6}})
-      line(name, scale * number_of(dense, key), scale * number_of(made, key), "");
+    const auto pair = [&](const char* name, const char* key, auto text) {
+      line(name, text(number_of(dense, key)), text(number_of(made, key)), "");
+    };
+    const auto rate = [](double x) {
+      return x < 100 ? fmt::format("{:.1f}", x) : count_text(static_cast<std::int64_t>(std::llround(x)));
+    };
+    pair("prompt, tokens/s", "prefill_tokens_per_s", rate);
+    pair("answer, tokens/s", "decode_tokens_per_s", rate);
+    pair("weights in memory", "weight_bytes", bytes_text);
+    pair("table", "table_bytes", bytes_text);
   }
   for (const Json& s : objects_of(r, "suites"))
     line(
         fmt::format("{}, {}, {} items", string_of(s, "name"), string_of(s, "metric"), count_text(s["items"])),
-        100 * number_of(s, "dense"), 100 * number_of(s, "converted"),
+        fmt::format("{:.1f}", 100 * number_of(s, "dense")),
+        fmt::format("{:.1f}", 100 * number_of(s, "converted")),
         fmt::format("%, ± {:.1f}", 100 * number_of(s, "standard_error")));
   for (const Json& f : objects_of(r, "facts"))
-    line(one_line(string_of(f, "text")), number_of(f, "dense"), number_of(f, "converted"),
+    line(one_line(string_of(f, "text")), count_text(f["dense"]), count_text(f["converted"]),
          fmt::format("right of {}", count_text(f["cases"])));
 }
 
@@ -92,17 +101,13 @@ void run_convert(Options& o) {
   o.settings.quiet = o.json;
   o.settings.teacher = o.teacher;
   o.settings.heal.lr = o.heal_lr.value_or(heal_rate(o.settings.options.refit));
-  if (!o.teacher.empty() && o.settings.heal.tokens == 0)
-    fail(ErrorCode::kUsage, "--teacher: expected --heal TOKENS beside it");
   require_new_model(o.out, o.replace || conversion_unreported(o.out), o.model);
-  const std::filesystem::path folder = std::filesystem::path(o.report).parent_path();
-  if (!folder.empty() && !std::filesystem::is_directory(folder))
-    fail(ErrorCode::kNotFound, "--report: expected a file in a folder that is there, found no folder {}",
-         folder.string());
   if (!o.report.empty()) {
-    require_outside_models(o.report);
-    const std::filesystem::path out = std::filesystem::weakly_canonical(std::filesystem::absolute(o.out));
-    if (std::filesystem::weakly_canonical(folder) == out)
+    require_page_place(o.report);
+    const auto whole = [](const std::filesystem::path& path) {
+      return std::filesystem::weakly_canonical(std::filesystem::absolute(path));
+    };
+    if (whole(o.report).parent_path() == whole(o.out))
       fail(ErrorCode::kUsage, "--report: expected a file outside of {}, found {}", o.out, o.report);
   }
   o.compare.suites = named_suite_files(o.suites);
@@ -143,14 +148,17 @@ void add_convert_command(CLI::App& app) {
   command->add_option("-o,--out", o->out, "model directory to write")->required();
   command->add_option("--calibrate", s.calibrate, "text, JSONL or folder to calibrate on; may be repeated")
       ->required()
+      ->check(not_empty())
       ->allow_extra_args(false);
   command
       ->add_option("--held-out", s.held_out,
                    "text to judge the result on; may be repeated (default: a part of the calibration's)")
+      ->check(not_empty())
       ->allow_extra_args(false);
   command
       ->add_option("--layers", s.layers,
                    "best:N by least damage, third (layers 0, 3, 6, …), half, full, or a list such as 0,4")
+      ->check(not_empty())
       ->default_str("best:10, or all of fewer");
   command->add_option("--tokens", s.limits.calibration, "tokens to calibrate on, at most")
       ->check(CLI::Range(std::int64_t{64}, std::int64_t{1} << 32))
@@ -193,32 +201,46 @@ void add_convert_command(CLI::App& app) {
   command->add_option("--heal", s.heal.tokens, "tokens to distil on afterwards")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->capture_default_str();
-  command
-      ->add_option_function<std::string>(
-          "--heal-scope",
-          [o](const std::string& name) {
-            o->settings.heal.scope = name == "ffn" ? HealScope::ffn : HealScope::all;
-          },
-          "what learns besides the rows: all weights but the embedding, or ffn, the converted layers' W_g "
-          "and W_d")
-      ->check(CLI::IsMember({"all", "ffn"}))
-      ->default_str(std::string(name_of(s.heal.scope)));
-  command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)");
-  command->add_option("--heal-lr", o->heal_lr, "learning rate of the weights")
-      ->check(number_in(0.0, 1.0))
-      ->default_str(fmt::format("{}, behind --refit all {}", heal_rate(RefitScope::converted),
-                                heal_rate(RefitScope::all)));
-  command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
-      ->check(number_in(0.0, 10.0))
-      ->capture_default_str();
+  std::vector<CLI::Option*> of_healing;
+  of_healing.push_back(command
+                           ->add_option_function<std::string>(
+                               "--heal-scope",
+                               [o](const std::string& name) {
+                                 o->settings.heal.scope = name == "ffn" ? HealScope::ffn : HealScope::all;
+                               },
+                               "what learns besides the rows: all weights but the embedding, or ffn, the "
+                               "converted layers' W_g "
+                               "and W_d")
+                           ->check(CLI::IsMember({"all", "ffn"}))
+                           ->default_str(std::string(name_of(s.heal.scope))));
+  of_healing.push_back(
+      command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)")
+          ->check(not_empty()));
+  of_healing.push_back(
+      command->add_option("--heal-lr", o->heal_lr, "learning rate of the weights")
+          ->check(number_in(0.0, 1.0))
+          ->default_str(fmt::format("{}, behind --refit all {}", heal_rate(RefitScope::converted),
+                                    heal_rate(RefitScope::all))));
+  of_healing.push_back(
+      command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
+          ->check(number_in(0.0, 10.0))
+          ->capture_default_str());
   command->add_option("--suite", o->suites, "NAME=FILE: benchmark to score before and after; may be repeated")
       ->allow_extra_args(false);
-  command->add_option("--facts", o->compare.facts,
-                      "fact suite to ask before and after, for example data/capitals.json");
-  command->add_option("--report", o->report, "HTML page to write (default: conversion.html in OUT.run)");
+  command
+      ->add_option("--facts", o->compare.facts,
+                   "fact suite to ask before and after, for example data/capitals.json")
+      ->check(not_empty());
+  command->add_option("--report", o->report, "HTML page to write (default: conversion.html in OUT.run)")
+      ->check(not_empty());
   command->add_flag("--replace", o->replace, "in place of a model of this name");
   command->add_flag("--json", o->json, "figures as JSON, no progress");
-  command->callback([o] { run_convert(*o); });
+  command->callback([o, of_healing] {
+    for (const CLI::Option* const option : of_healing)
+      if (option->count() > 0 && o->settings.heal.tokens == 0)
+        fail(ErrorCode::kUsage, "{}: expected --heal TOKENS beside it", option->get_name());
+    run_convert(*o);
+  });
 }
 
 }  // namespace stem

@@ -82,7 +82,7 @@ void check_teacher(const fs::path& model, const fs::path& teacher, std::int64_t 
     fail(ErrorCode::kMismatch,
          "--teacher: {}: max_position_embeddings: expected at least {} (--sequence), found {}", file,
          sequence, c.max_positions);
-  if (read_manifest(teacher).tokenizer != read_manifest(model).tokenizer)
+  if (!same_ids(teacher, model))
     fail(ErrorCode::kMismatch,
          "--teacher: {}: expected the tokenizer of {}, found another: its ids stand for other text",
          (teacher / kTokenizerFile).string(), model.string());

@@ -1,15 +1,10 @@
 #include "apps/convert_run.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 
 #include "apps/convert_judge.h"
 #include "apps/convert_layers.h"
@@ -20,6 +15,7 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "io/file.h"
+#include "io/lock.h"
 #include "io/safetensors.h"
 #include "ops/linear.h"
 #include "report/fields.h"
@@ -36,12 +32,13 @@ constexpr const char* kStateFormat = "stem-convert/1";
 
 /// N of "best:N"; 0 for other choices. Throws kUsage.
 std::int64_t best_count(const std::string& choice, std::int64_t layers) {
-  constexpr std::string_view kBest = "best:";
+  constexpr std::string_view kBest = "best";
   if (!choice.starts_with(kBest)) return 0;
   std::int64_t count = 0;
   const char* const end = choice.data() + choice.size();
-  const auto [rest, error] = std::from_chars(choice.data() + kBest.size(), end, count);
-  if (error != std::errc{} || rest != end || count < 1 || count > layers)
+  const char* const number = std::min(choice.data() + kBest.size() + 1, end);
+  const auto [rest, error] = std::from_chars(number, end, count);
+  if (number[-1] != ':' || error != std::errc{} || rest != end || count < 1 || count > layers)
     fail(ErrorCode::kUsage,
          "--layers: expected best:N with N in [1, {}], third, half, full or a list, found {}", layers,
          shown(Json(choice)));
@@ -77,26 +74,6 @@ fs::path state_file(const fs::path& out) {
   return run_directory(out) / "convert" / kStateFile;
 }
 
-/// One process at a time works in a folder: a lock that goes with the process.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder)
-      : file_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    if (file_ >= 0 && ::flock(file_, LOCK_EX | LOCK_NB) == 0) return;
-    const int error = errno;
-    if (file_ >= 0) ::close(file_);
-    if (error == EWOULDBLOCK)
-      fail(ErrorCode::kUsage, "{}: another stem convert is at work there", folder.string());
-    fail(ErrorCode::kIo, "{}: cannot lock: {}", folder.string(), std::strerror(error));
-  }
-  ~FolderLock() { ::close(file_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int file_;
-};
-
 std::vector<std::int32_t> distinct_of(std::vector<std::int32_t> tokens) {
   std::sort(tokens.begin(), tokens.end());
   tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
@@ -106,8 +83,11 @@ std::vector<std::int32_t> distinct_of(std::vector<std::int32_t> tokens) {
 ModelConfig dense_config(const fs::path& model) {
   const ModelConfig c = read_config(model);
   if (c.variant != FfnVariant::dense)
-    fail(ErrorCode::kUsage, "{}: ffn_variant: expected dense, found {}: only dense layers can be converted",
-         (model / kConfigFile).string(), name_of(c.variant));
+    fail(ErrorCode::kUsage, "{}: ffn_variant: expected dense, found {}: {}", (model / kConfigFile).string(),
+         name_of(c.variant),
+         c.variant == FfnVariant::stem_additive
+             ? "convert the model as it was before stem attach-rows, or import it again"
+             : "only dense layers can be converted");
   return c;
 }
 
@@ -166,6 +146,7 @@ class ConvertRun {
     const bool healing = s_.heal.tokens > 0;
     const fs::path converted = healing ? work_ / "converted" : s_.out;
     state_["model"] = uuid_text(random_uuid());
+    save_state();
     // A finished healing leaves nothing of the converted model that it began with.
     const bool converted_once = state_.contains("row_rms") && (fs::exists(converted / kManifestName) ||
                                                                fs::exists(work_ / "healed" / kManifestName));
@@ -211,27 +192,33 @@ class ConvertRun {
 
   // What the results depend on.
   Json settings_json() const {
-    return {{"source", uuid_text(dense_.manifest.uuid)},
-            {"layers", s_.layers},
-            {"sequence", limits_.sequence},
-            {"texts", texts_.digest},
-            {"damage_tokens", s_.damage_tokens},
-            {"prior", s_.options.prior},
-            {"ridge", s_.options.ridge},
-            {"catch_up", s_.options.catch_up},
-            {"refit", name_of(s_.options.refit)},
-            {"row_tokens", s_.row_tokens},
-            {"heal_tokens", s_.heal.tokens},
-            {"heal_scope", name_of(s_.heal.scope)},
-            {"heal_lr", s_.heal.lr},
-            {"heal_row_lr", s_.heal.row_lr},
-            {"teacher", s_.teacher.empty() ? "" : uuid_text(read_manifest(s_.teacher).uuid)},
-            {"gemm_dtype", name_of(dense_.model.precision.narrow)}};
+    const std::vector<std::int64_t> listed = listed_layers(s_.layers, dense_.model.config);
+    Json json{{"source", uuid_text(dense_.manifest.uuid)},
+              {"layers", listed.empty() ? s_.layers : fmt::format("{}", fmt::join(listed, ","))},
+              {"sequence", limits_.sequence},
+              {"texts", texts_.digest},
+              {"prior", s_.options.prior},
+              {"ridge", s_.options.ridge},
+              {"catch_up", s_.options.catch_up},
+              {"refit", name_of(s_.options.refit)},
+              {"row_tokens", s_.row_tokens},
+              {"heal_tokens", s_.heal.tokens},
+              {"gemm_dtype", name_of(dense_.model.precision.narrow)}};
+    if (listed.empty()) json["damage_tokens"] = s_.damage_tokens;
+    if (s_.heal.tokens > 0)
+      json.update({{"heal_scope", name_of(s_.heal.scope)},
+                   {"heal_lr", s_.heal.lr},
+                   {"heal_row_lr", s_.heal.row_lr},
+                   {"teacher", s_.teacher.empty() ? "" : uuid_text(read_manifest(s_.teacher).uuid)}});
+    return json;
   }
+
+  // A state that names no model is that of a conversion which is finished and told of, or has not begun.
+  bool under_way() const { return state_.contains("model"); }
 
   void open_state() {
     fs::create_directories(work_);
-    lock_.emplace(work_);
+    lock_.emplace(work_, "stem convert");
     const fs::path path = work_ / kStateFile;
     const Json wanted = settings_json();
     if (fs::exists(path)) {
@@ -245,6 +232,7 @@ class ConvertRun {
       for (const auto& [key, value] : wanted.items()) {
         const Json found = settings.value(key, Json());
         if (found == value) continue;
+        if (!under_way()) return begin_anew(wanted);
         fail(ErrorCode::kUsage,
              "{}: {}: expected {} (this command), found {}: a conversion that was begun otherwise; remove {} "
              "to begin anew",
@@ -252,6 +240,10 @@ class ConvertRun {
       }
       return;
     }
+    begin_anew(wanted);
+  }
+
+  void begin_anew(const Json& wanted) {
     // Parts without the settings that they were made by are nobody's.
     remove_parts();
     state_ = {{"format", kStateFormat}, {"settings", wanted}, {"damage", Json::array()}};
@@ -557,6 +549,10 @@ class ConvertRun {
              first ? &*first : nullptr, s_.heal, s_.quiet);
       } catch (const Interrupted& stop) {
         throw Interrupted{stop.signal, "stopped while healing; the same command goes on from there"};
+      } catch (const Error& e) {
+        if (e.code() == ErrorCode::kIo) throw;
+        fail(e.code(), "{}; what was healed so far lies in {}: remove that folder to begin anew", e.what(),
+             work_.string());
       }
       dense_ = load_dense(context_, s_.model, dense_config(s_.model), limits_.sequence,
                           precision_of(work_ / kStateFile));
@@ -590,8 +586,10 @@ class ConvertRun {
     made.model.refresh_compute(context_);
     Json result = origin_json(state_["stream_errors"]);
     result["model"] = s_.out.string();
+    result["parent"] = s_.model.string();
     result["uuid"] = uuid_text(made.manifest.uuid);
-    result["judged_on"] = texts_.own_held_out ? "calibration texts, set aside" : "texts of their own";
+    result["judged_on"] =
+        texts_.own_held_out ? "parts of the calibration texts, set aside" : "the held-out texts";
     result.update(judge_conversion(context_, dense_.model, made.model, texts_));
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
@@ -610,7 +608,7 @@ class ConvertRun {
   Json state_;
   std::vector<std::int64_t> layers_;
   double row_rms_ = 0;
-  std::optional<FolderLock> lock_;
+  std::optional<PathLock> lock_;
 };
 
 }  // namespace
@@ -632,9 +630,13 @@ Json convert_model(Runtime& runtime, const ConvertSettings& given) {
   ConvertSettings settings = given;
   if (settings.layers.empty())
     settings.layers = fmt::format("best:{}", std::min<std::int64_t>(10, config.layers));
-  listed_layers(settings.layers, config);  // faults come before the work
-  if (!settings.teacher.empty())
-    check_teacher(settings.model, settings.teacher, std::min(settings.limits.sequence, config.max_positions));
+  // Faults come before the work.
+  const std::int64_t sequence = std::min(settings.limits.sequence, config.max_positions);
+  if (listed_layers(settings.layers, config).empty() && settings.damage_tokens < sequence)
+    fail(ErrorCode::kUsage,
+         "--damage-tokens: expected at least one sequence of {} tokens (--sequence), found {}", sequence,
+         settings.damage_tokens);
+  if (!settings.teacher.empty()) check_teacher(settings.model, settings.teacher, sequence);
   return ConvertRun(runtime, settings, config).run();
 }
 

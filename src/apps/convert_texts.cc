@@ -94,17 +94,29 @@ std::vector<std::int32_t> every_second(const std::vector<std::int32_t>& text, st
   return half;
 }
 
-// The result is not judged on what it was made from.
-void require_apart(const std::vector<std::string>& calibrate, const std::vector<std::string>& held_out) {
+// True where one path is the other or in it.
+bool overlap(const std::string& one, const std::string& other) {
   namespace fs = std::filesystem;
   const auto place = [](const std::string& path) { return (fs::weakly_canonical(path) / "").parent_path(); };
-  const auto within = [&](const std::string& inner, const std::string& outer) {
-    const fs::path a = place(inner), b = place(outer);
-    return std::mismatch(b.begin(), b.end(), a.begin(), a.end()).first == b.end();
-  };
+  const fs::path a = place(one), b = place(other);
+  const auto [rest_of_a, rest_of_b] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  return rest_of_a == a.end() || rest_of_b == b.end();
+}
+
+// A text read twice would be set aside in one place and calibrated on in the other.
+void require_once(const std::vector<std::string>& calibrate) {
+  for (std::size_t i = 0; i < calibrate.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      if (overlap(calibrate[i], calibrate[j]))
+        fail(ErrorCode::kUsage, "--calibrate: {}: expected every text once, found it with {} too",
+             calibrate[i], calibrate[j]);
+}
+
+// The result is not judged on what it was made from.
+void require_apart(const std::vector<std::string>& calibrate, const std::vector<std::string>& held_out) {
   for (const std::string& judged : held_out) {
     for (const std::string& used : calibrate) {
-      if (within(judged, used) || within(used, judged))
+      if (overlap(judged, used))
         fail(ErrorCode::kUsage, "--held-out: {}: expected text that is not calibrated on, found it in {}",
              judged, used);
     }
@@ -150,6 +162,7 @@ std::optional<std::int32_t> start_token(const Tokenizer& tokenizer) {
 CalibrationText calibration_text(const Tokenizer& tokenizer, std::int64_t vocab,
                                  const std::vector<std::string>& calibrate, std::int64_t sequence,
                                  std::int64_t tokens, Json& sources) {
+  require_once(calibrate);
   const auto texts = read_all(tokenizer, calibrate);
   const auto used = Divider(start_token(tokenizer).value_or(-1), sequence).take(texts, tokens, false, true);
   sources = sources_of(calibrate, texts, used);
@@ -167,6 +180,7 @@ ConversionTexts conversion_texts(const Tokenizer& tokenizer, std::int64_t vocab,
                                  const std::vector<std::string>& calibrate,
                                  const std::vector<std::string>& held_out, const TextLimits& limits) {
   require_apart(calibrate, held_out);
+  require_once(calibrate);
   const Divider divider(start_token(tokenizer).value_or(-1), limits.sequence);
   const auto texts = read_all(tokenizer, calibrate), judged = read_all(tokenizer, held_out);
 

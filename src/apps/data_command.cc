@@ -7,7 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/model_directory.h"
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "core/rng.h"

@@ -7,7 +7,7 @@
 
 #include "apps/commands.h"
 #include "apps/model_directory.h"
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "core/error.h"
@@ -47,7 +47,7 @@ ModelConfig shape_of(const Options& o) {
   }
   ModelConfig c = config_from_json(json, source);
   if (o.vocab > 0) c.vocab = o.vocab;
-  c.variant = ffn_variant_from(o.variant);
+  c.variant = ffn_variant_from(o.variant, "--variant");
   c.stem_layers = c.variant == FfnVariant::dense ? std::vector<std::int64_t>{}
                                                  : stem_layers_from(o.stem_layers, c.layers, "--stem-layers");
   if (c.stem_layers.empty()) c.variant = FfnVariant::dense;

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string_view>
 
@@ -41,6 +42,14 @@ std::string command_of(const CLI::App& app) {
     name += " " + at->get_name();
   }
   return name;
+}
+
+// "PLACE: cannot create directory: Permission denied", as our own errors read.
+std::string message_of(const std::filesystem::filesystem_error& e) {
+  std::string what = e.what();
+  if (const std::size_t colon = what.find(": "); colon != std::string::npos) what.erase(0, colon + 2);
+  if (const std::size_t paths = what.find(" ["); paths != std::string::npos) what.erase(paths);
+  return fmt::format("{}: {}", e.path1().string(), what);
 }
 
 }  // namespace
@@ -101,6 +110,9 @@ int main(int argc, char** argv) {
     return 128 + e.signal;  // as a shell reports a process that a signal ended
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "stem: not enough memory\n");
+    return 1;
+  } catch (const std::filesystem::filesystem_error& e) {
+    fmt::print(stderr, "stem: {}\n", message_of(e));
     return 1;
   } catch (const std::exception& e) {
     fmt::print(stderr, "stem: {}\n", e.what());

@@ -44,6 +44,11 @@ ModelConfig read_config(const std::filesystem::path& directory) {
   return config_from_json(parse_json(read_file(path, 1 << 20), path), path);
 }
 
+bool same_ids(const std::filesystem::path& a, const std::filesystem::path& b) {
+  return read_file(a / kTokenizerFile) == read_file(b / kTokenizerFile) ||
+         Tokenizer::load(a / kTokenizerFile).same_ids(Tokenizer::load(b / kTokenizerFile));
+}
+
 LoadedModel load_model_directory(const std::filesystem::path& directory, const Context& context,
                                  const LoadOptions& options) {
   require_model_directory(directory);

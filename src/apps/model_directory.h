@@ -53,6 +53,9 @@ void require_model_directory(const std::filesystem::path& path);
 /// config.json of a model directory or a checkpoint.
 ModelConfig read_config(const std::filesystem::path& directory);
 
+/// True where the tokenizers of two directories give every text the same ids, whatever they put before it.
+bool same_ids(const std::filesystem::path& a, const std::filesystem::path& b);
+
 /// Loads and checks a model directory (or a link to one). Throws Error: kNotFound without a manifest,
 /// kIntegrity for a file whose digest is not the manifest's, kMismatch when tokenizer and model do not belong
 /// together, kUsage for keys in int8 whose heads are no multiple of 32 wide.

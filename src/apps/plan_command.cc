@@ -4,7 +4,7 @@
 
 #include "apps/commands.h"
 #include "apps/data_command.h"
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "apps/train_plan.h"

@@ -4,6 +4,7 @@
 
 #include "apps/commands.h"
 #include "apps/model_directory.h"
+#include "apps/run_files.h"
 #include "apps/run_log.h"
 #include "io/file.h"
 
@@ -23,6 +24,7 @@ void add_report_command(CLI::App& app) {
   command->add_option("run", o->runs, "run or model directories; differences are from the first")->required();
   command->add_option("-o,--out", o->out, "page to write")->capture_default_str();
   command->callback([o] {
+    require_page_place(o->out);
     std::vector<RunLog> logs;
     for (const std::string& run : o->runs) logs.push_back(read_run_log(run));
     name_apart(logs);

@@ -90,6 +90,24 @@ void require_outside_models(const std::filesystem::path& file) {
   }
 }
 
+void require_page_place(const std::filesystem::path& file) {
+  namespace fs = std::filesystem;
+  const fs::path folder = file.parent_path();
+  if (!folder.empty() && !fs::is_directory(folder))
+    fail(ErrorCode::kNotFound, "{}: expected a file in a folder that is there, found no folder {}",
+         file.string(), folder.string());
+  require_outside_models(file);
+  if (!fs::exists(file)) return;
+  if (!fs::is_regular_file(file))
+    fail(ErrorCode::kUsage, "{}: expected a file, found something else of this name", file.string());
+  constexpr std::string_view kPage = "<!DOCTYPE html>";
+  std::string begin(kPage.size(), '\0');
+  std::ifstream(file, std::ios::binary).read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  if (begin != kPage)
+    fail(ErrorCode::kUsage,
+         "{}: expected a new file or an HTML page, found another file, which would be lost", file.string());
+}
+
 void require_disk_space(const std::filesystem::path& place, double bytes) {
   namespace fs = std::filesystem;
   fs::path folder = fs::absolute(place);

@@ -49,6 +49,10 @@ void require_new_model(const std::filesystem::path& directory, bool replace = fa
 /// Throws kUsage for a path inside a model's directory: its manifest lists every file in it.
 void require_outside_models(const std::filesystem::path& file);
 
+/// Throws kUsage for a page that could not be written to `file`, or would be in place of what is no page of
+/// ours: told before the work that it is to show. kNotFound where its folder is not there.
+void require_page_place(const std::filesystem::path& file);
+
 /// Throws kIo where the disk that `place` is to be on has less than `bytes` free, before hours of writing.
 void require_disk_space(const std::filesystem::path& place, double bytes);
 

@@ -2,7 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 
 namespace stem {
 

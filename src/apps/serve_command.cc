@@ -8,7 +8,7 @@
 #include "apps/commands.h"
 #include "apps/interrupt.h"
 #include "apps/kv_option.h"
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
 #include "apps/table_option.h"

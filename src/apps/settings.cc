@@ -227,9 +227,10 @@ ModelConfig Settings::resolve_model(std::int64_t vocab) const {
     }
     c.head_width = c.width / c.heads;
   }
-  c.variant = ffn_variant_from(variant);
-  c.stem_layers = c.variant == FfnVariant::dense ? std::vector<std::int64_t>{}
-                                                 : stem_layers_from(stem_layers, c.layers, source_);
+  c.variant = ffn_variant_from(variant, source_);
+  c.stem_layers = c.variant == FfnVariant::dense
+                      ? std::vector<std::int64_t>{}
+                      : stem_layers_from(stem_layers, c.layers, source_ + ": stem_layers");
   std::sort(c.stem_layers.begin(), c.stem_layers.end());
   c.validate(source_);
   if (train.batch.max_sequence > c.max_positions) {

@@ -78,9 +78,10 @@ TEST(SettingsModel, ImpossibleShapesAreNamed) {
             "settings: stem_layers: expected layers below num_hidden_layers = 6, found 6");
   EXPECT_EQ(resolved({"model.stem_layers=1,4,1"}),
             "settings: stem_layers: expected each layer once, found 1 twice");
-  EXPECT_EQ(resolved({"model.variant=stems"}),
-            "ffn_variant: expected one of dense, stem, stem_gate, stem_additive, hash_moe, moe, found "
-            "\"stems\"");
+  EXPECT_EQ(
+      resolved({"model.variant=stems"}),
+      "settings: ffn_variant: expected one of dense, stem, stem_gate, stem_additive, hash_moe, moe, found "
+      "\"stems\"");
   EXPECT_EQ(resolved({"model.variant=moe", "model.experts=4", "model.experts_per_token=5"}),
             "settings: num_experts_per_tok: expected a number in [1, num_local_experts = 4] for ffn_variant "
             "moe, found 5");

@@ -6,7 +6,7 @@
 
 #include "apps/commands.h"
 #include "apps/interrupt.h"
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 #include "apps/progress.h"
 #include "apps/run_files.h"
 #include "apps/study_results.h"

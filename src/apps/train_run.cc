@@ -195,7 +195,7 @@ class Run {
       same("hidden_size", config_.width, teacher_config_->width);
     }
     const Manifest manifest = read_manifest(teacher);
-    require_tokenizer(manifest, teacher.string() + "'s");
+    if (!same_ids(data_, teacher)) require_tokenizer(manifest, teacher.string() + "'s");
     const std::string uuid = uuid_text(manifest.uuid);
     if (!record_.teacher_uuid.empty() && record_.teacher_uuid != uuid) {
       fail(ErrorCode::kMismatch, "{}: uuid: expected {} ({}'s), found {}: a resumed run keeps its teacher",

@@ -10,12 +10,14 @@
 #include "apps/kv_option.h"
 #include "apps/patched_model.h"
 #include "apps/progress.h"
+#include "apps/run_files.h"
 #include "apps/sampling_option.h"
 #include "apps/table_option.h"
 #include "data/json_lines.h"
 #include "generate/continuation.h"
 #include "generate/engine.h"
 #include "io/file.h"
+#include "io/lock.h"
 #include "kernels/cpu/cpu.h"
 #include "text/utf8.h"
 
@@ -24,18 +26,31 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file that is being written, gone unless `keep` renames it.
+// A file of lines that is being written, in place when `keep` renames it. What is done of one that is not
+// kept, because the disk is full or the process killed, stays beside it.
 class PartialFile {
  public:
-  explicit PartialFile(const fs::path& path) : path_(path), writer_(path.string() + ".partial") {}
+  explicit PartialFile(const fs::path& path)
+      : path_(path), lock_(path.string() + ".partial", "stem write"), writer_(path.string() + ".partial") {}
   ~PartialFile() {
     std::error_code ignored;
-    if (!kept_) fs::remove(writer_.path(), ignored);
+    if (!kept_ && whole_ == 0) fs::remove(writer_.path(), ignored);
   }
   PartialFile(const PartialFile&) = delete;
   PartialFile& operator=(const PartialFile&) = delete;
 
-  void write(std::string_view text) { writer_.write(text); }
+  void write_line(const std::string& line) {
+    try {
+      writer_.write(line + "\n");
+      writer_.flush();
+    } catch (const Error& e) {
+      std::error_code ignored;
+      fs::resize_file(writer_.path(), whole_, ignored);  // not half a line
+      if (whole_ == 0) throw;
+      fail(e.code(), "{}; the texts before it are in {}", e.what(), writer_.path().string());
+    }
+    whole_ = writer_.position();
+  }
   void keep() {
     writer_.close();
     fs::rename(writer_.path(), path_);
@@ -44,7 +59,9 @@ class PartialFile {
 
  private:
   fs::path path_;
+  PathLock lock_;
   FileWriter writer_;
+  std::uint64_t whole_ = 0;  // bytes of whole lines
   bool kept_ = false;
 };
 
@@ -145,7 +162,10 @@ GenerationRequest request_of(const Options& o, const PatchedModel& opened) {
 void check(const Options& o) {
   if (fs::path(o.out).extension() != ".jsonl")
     fail(ErrorCode::kUsage, "--out: expected a name that ends in .jsonl, found {}", o.out);
-  if (fs::exists(o.out) && (!o.replace || !fs::is_regular_file(o.out)))
+  if (fs::exists(o.out) && !fs::is_regular_file(o.out))
+    fail(ErrorCode::kUsage, "{}: expected a file, found something else of this name", o.out);
+  require_outside_models(o.out);
+  if (fs::exists(o.out) && !o.replace)
     fail(ErrorCode::kUsage, "{}: expected a new file, found one: name another, or say --replace", o.out);
   if (o.sampling.temperature == 0.0)
     fail(ErrorCode::kUsage,
@@ -181,11 +201,11 @@ void run_write(const Options& o) {
         continue;
       }
       useless = 0;
-      file.write(Json{{"text", o.prompt + text->text}}.dump() + "\n");
+      file.write_line(Json{{"text", o.prompt + text->text}}.dump());
       ++texts;
       tokens += text->tokens;
       ended += text->ended ? 1 : 0;
-      progress.update(std::min(tokens, o.tokens), count_text(texts) + " texts");
+      progress.update(std::min(tokens, o.tokens), count_text(texts) + (texts == 1 ? " text" : " texts"));
     }
   }
   if (texts == 0)
@@ -208,7 +228,8 @@ void add_write_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("write", "let a model write texts: data to calibrate or train on");
   command->footer(
       "One object a line, {\"text\": …}. The same seed gives the same file, whatever the threads and slots. "
-      "Stopped\nby Ctrl-C, the file holds the texts that are done.\n");
+      "Stopped\nby Ctrl-C, the file holds the texts that are done; by a full disk or a kill, "
+      "NAME.jsonl.partial does.\n");
   command->add_option("model", o->model, "model directory")->required();
   command->add_option("-o,--out", o->out, "file to write (NAME.jsonl)")->required();
   command->add_option("--tokens", o->tokens, "tokens to write in all; the last text is written to its end")

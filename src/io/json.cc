@@ -131,6 +131,7 @@ class Builder : public nlohmann::json_sax<Json> {
 const Json& field(const Json& json, std::string_view key, std::string_view name,
                   const std::string& expected) {
   if (const Json* found = find_field(json, key, name)) return *found;
+  if (json.contains(std::string(key))) wrong(name, key, expected, Json());
   std::vector<std::string> keys;
   for (const auto& item : json.items()) {
     if (keys.size() < 256) keys.push_back(item.key());

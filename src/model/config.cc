@@ -48,12 +48,12 @@ std::string_view name_of(FfnVariant variant) {
   return kVariantNames[static_cast<std::size_t>(variant)];
 }
 
-FfnVariant ffn_variant_from(std::string_view name) {
+FfnVariant ffn_variant_from(std::string_view name, std::string_view source) {
   for (std::size_t i = 0; i < std::size(kVariantNames); ++i) {
     if (kVariantNames[i] == name) return static_cast<FfnVariant>(i);
   }
-  fail(ErrorCode::kUsage, "ffn_variant: expected one of {}, found \"{}\"", fmt::join(kVariantNames, ", "),
-       name);
+  fail(ErrorCode::kUsage, "{}: ffn_variant: expected one of {}, found {}", source,
+       fmt::join(kVariantNames, ", "), shown(Json(std::string(name))));
 }
 
 std::int64_t ModelConfig::stem_index(std::int64_t layer) const {
@@ -148,15 +148,15 @@ std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t
       const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), layer);
       if (error != std::errc() || end != word.data() + word.size()) {
         fail(ErrorCode::kUsage,
-             "{}: stem_layers: expected third, half, full, all, none or a list such as \"1,4\", found \"{}\"",
-             source, choice);
+             "{}: expected third, half, full, all, none or a list such as \"1,4\", found {}", source,
+             shown(Json(std::string(choice))));
       }
       chosen.push_back(layer);
       rest.remove_prefix(std::min(comma + 1, rest.size()));
     }
   }
   if (chosen.empty()) {
-    fail(ErrorCode::kUsage, "{}: stem_layers: \"{}\" of {} layers chooses none", source, choice, layers);
+    fail(ErrorCode::kUsage, "{}: \"{}\" of {} layers chooses none", source, choice, layers);
   }
   return chosen;
 }
@@ -268,7 +268,7 @@ ModelConfig config_from_json(const Json& json, std::string_view source) {
   c.qkv_bias = json.contains("qkv_bias") && get_bool(json, "qkv_bias", source);
   c.qk_norm = json.contains("qk_norm") && get_bool(json, "qk_norm", source);
   c.tied = get_bool(json, "tie_word_embeddings", source);
-  c.variant = ffn_variant_from(get_string(json, "ffn_variant", source));
+  c.variant = ffn_variant_from(get_string(json, "ffn_variant", source), source);
   for (const Json& layer : get_array(json, "stem_layers", source)) {
     if (!layer.is_number_integer()) {
       fail(ErrorCode::kFormat, "{}: stem_layers: expected integers, found {}", source, layer.dump());

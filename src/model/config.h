@@ -17,8 +17,8 @@ namespace stem {
 enum class FfnVariant { dense, stem, stem_gate, stem_additive, hash_moe, moe };
 
 std::string_view name_of(FfnVariant variant);
-/// Throws kUsage naming the known variants.
-FfnVariant ffn_variant_from(std::string_view name);
+/// Throws kUsage naming `source` and the known variants.
+FfnVariant ffn_variant_from(std::string_view name, std::string_view source);
 
 /// Mixtures of experts (hash_moe and moe). Three counts: E experts, k of them for each token, each an SwiGLU
 /// of width F'.
@@ -85,7 +85,7 @@ struct ModelConfig {
 
 /// "third" (every third layer from `first` on), "half", "full" (all from `first` on), "all" (layer 0 too),
 /// "none", or a list such as "1,4". Models trained as STEM keep layer 0 dense: `first` is 1; conversion and
-/// added rows take it. Source: stem-spec §1. Throws kUsage naming `source` and the field for anything else.
+/// added rows take it. Source: stem-spec §1. Throws kUsage naming `source`, the field, for anything else.
 std::vector<std::int64_t> stem_layers_from(std::string_view choice, std::int64_t layers,
                                            std::string_view source, std::int64_t first = 1);
 

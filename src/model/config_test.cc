@@ -109,21 +109,20 @@ TEST(ModelConfig, LayerChoices) {
   EXPECT_EQ(stem_layers_from("0, 5,2", 6, "s"), (Layers{0, 5, 2}));
   for (const char* wrong : {"quarter", "1,x", "1,,2", "1.5", "99999999999999999999"}) {
     EXPECT_EQ(message([&] { stem_layers_from(wrong, 6, "s"); }),
-              fmt::format("s: stem_layers: expected third, half, full, all, none or a list such as \"1,4\", "
+              fmt::format("s: expected third, half, full, all, none or a list such as \"1,4\", "
                           "found \"{}\"",
                           wrong));
   }
-  EXPECT_EQ(message([] { stem_layers_from("third", 1, "s"); }),
-            "s: stem_layers: \"third\" of 1 layers chooses none");
-  EXPECT_EQ(message([] { stem_layers_from("", 6, "s"); }), "s: stem_layers: \"\" of 6 layers chooses none");
+  EXPECT_EQ(message([] { stem_layers_from("third", 1, "s"); }), "s: \"third\" of 1 layers chooses none");
+  EXPECT_EQ(message([] { stem_layers_from("", 6, "s"); }), "s: \"\" of 6 layers chooses none");
 }
 
 TEST(ModelConfig, VariantNames) {
   for (const FfnVariant v : {FfnVariant::dense, FfnVariant::stem, FfnVariant::stem_gate,
                              FfnVariant::stem_additive, FfnVariant::hash_moe, FfnVariant::moe})
-    EXPECT_EQ(ffn_variant_from(name_of(v)), v);
-  EXPECT_EQ(message([] { ffn_variant_from("stems"); }),
-            "ffn_variant: expected one of dense, stem, stem_gate, stem_additive, hash_moe, moe, found "
+    EXPECT_EQ(ffn_variant_from(name_of(v), "s"), v);
+  EXPECT_EQ(message([] { ffn_variant_from("stems", "s"); }),
+            "s: ffn_variant: expected one of dense, stem, stem_gate, stem_additive, hash_moe, moe, found "
             "\"stems\"");
 }
 

@@ -14,10 +14,23 @@ double ratio_of(const Json& loss) {
   return number_of(loss, "perplexity") / number_of(loss, "dense_perplexity");
 }
 
+// "layer 4", "layers 0 and 4", "layers 0, 3 and 4".
+std::string layers_of(const Json& r) {
+  std::vector<std::string> names;
+  for (const Json& l : objects_of(r, "layers")) names.push_back(grouped(number_of(l, "layer")));
+  if (names.empty()) return "no layer";
+  if (names.size() == 1) return "layer " + names.front();
+  const std::string last = names.back();
+  names.pop_back();
+  return fmt::format("layers {} and {}", fmt::join(names, ", "), last);
+}
+
 void write_summary(Page& page, const Json& r) {
   const Json* const all = object_of(r, "all");
   if (all == nullptr) return;
   page.section("summary", "What it cost");
+  page.paragraph(html("In {} of {} the up-projection is gone and every token reads a row of its own instead.",
+                      layers_of(r), r.contains("parent") ? string_of(r, "parent") : "its parent"));
   page.tiles({{"perplexity before", html("{}", fixed(number_of(*all, "dense_perplexity"), 2))},
               {"perplexity after", html("{}", fixed(number_of(*all, "perplexity"), 2))},
               {"ratio", html("{}", fixed(ratio_of(*all), 3))},
@@ -46,11 +59,10 @@ void write_losses(Page& page, const Json& losses, const char* id, const char* ti
 
 void write_layers(Page& page, const Json& r) {
   std::vector<std::int64_t> chosen;
-  Series stream{"", {}, {}, 0, false, true};
+  std::vector<double> stream;
   for (const Json& l : objects_of(r, "layers")) {
     chosen.push_back(static_cast<std::int64_t>(number_of(l, "layer")));
-    stream.x.push_back(static_cast<double>(chosen.back()));
-    stream.y.push_back(std::sqrt(number_of(l, "stream_error")));
+    stream.push_back(std::sqrt(number_of(l, "stream_error")));
   }
   BarChart damage;
   for (const Json& d : objects_of(r, "damage")) {
@@ -66,15 +78,21 @@ void write_layers(Page& page, const Json& r) {
                 html("Loss in nats a token that converting this one layer adds, W_d as it was, on text set "
                      "aside to choose layers by. Damage compounds: a set costs more than its layers' sum."));
   }
-  if (!stream.x.empty()) {
+  if (!stream.empty()) {
     page.section("stream", "How far the residual stream is off");
+    BarChart errors;
+    for (std::size_t i = 0; i < chosen.size(); ++i)
+      errors.bars.push_back({fmt::format("layer {}", chosen[i]), stream[i], percent(stream[i]), 0u});
     page.figure(
-        [&](double width) {
-          return line_chart({"converted layer", "relative error", {stream}}, width);
-        },
+        [&](double width) { return bar_chart(errors, width); },
         html("Root of the mean squared relative error of the residual stream behind each converted layer, on "
              "the calibration text, before rows are updated by further text, and before healing."));
   }
+}
+
+// Tokens a second: a tenth tells something of a small one alone.
+std::string rate(double per_second) {
+  return per_second < 100 ? fixed(per_second, 1) : grouped(std::round(per_second));
 }
 
 void write_cost(Page& page, const Json& r) {
@@ -100,8 +118,8 @@ void write_cost(Page& page, const Json& r) {
         {"bytes_per_token", "read for a token of the answer"}};
     if (before != nullptr && after != nullptr) {
       for (const auto& [key, name] : measured)
-        rows.push_back({html("{}", name), html("{}", fixed(number_of(*before, key), 1)),
-                        html("{}", fixed(number_of(*after, key), 1))});
+        rows.push_back({html("{}", name), html("{}", rate(number_of(*before, key))),
+                        html("{}", rate(number_of(*after, key)))});
       for (const auto& [key, name] : sizes)
         rows.push_back({html("{}", name), html("{}", byte_size(number_of(*before, key))),
                         html("{}", byte_size(number_of(*after, key)))});
@@ -156,9 +174,14 @@ void write_texts(Page& page, const Json& r) {
   const Json* const settings = object_of(r, "settings");
   const double healed = settings != nullptr ? number_of(*settings, "heal_tokens") : 0;
   const bool others = settings != nullptr && string_of(*settings, "refit") == "all";
+  const auto setting = [&](const char* key) {
+    return settings != nullptr ? significant(number_of(*settings, key), 6) : std::string("–");
+  };
   page.facts(
-      {{"refitted",
-        html("{}", others ? "W_d of the converted layers, and of every layer behind the first W_d and W_o"
+      {{"settings", html("sequences of {} tokens, --prior {}, --ridge {}, --catch-up {}", setting("sequence"),
+                         setting("prior"), setting("ridge"), setting("catch_up"))},
+       {"refitted",
+        html("{}", others ? "W_d of the first converted layer, W_d and W_o of every layer behind it"
                           : "W_d of the converted layers")},
        {"healed", healed > 0 ? html("by distillation on {} tokens", grouped(healed)) : html("not at all")},
        {"never seen", html("{} of the vocabulary's {} tokens; {} of the text judged on",

@@ -16,7 +16,8 @@ Json loss(const char* name, double before, double after) {
 Json sample() {
   Json r{
       {"model", "out/<rows>"},
-      {"judged_on", "texts of their own"},
+      {"parent", "out/dense"},
+      {"judged_on", "the held-out texts"},
       {"all", loss("all", 20, 25)},
       {"by_text", {loss("a&b.txt", 20, 25), loss("c.txt", 10, 11)}},
       {"by_frequency", {loss("never", 30, 60)}},
@@ -54,7 +55,8 @@ TEST(ConversionReport, ShowsWhatItCostAndIsSound) {
   for (const char* part :
        {"1.250", "a&amp;b.txt", "out/&lt;rows&gt;", "layer 0, converted", "0.1250", "2.000",
         "100 of the vocabulary", "1 min 11 s", "54.5", "500\u00A0MB", "arc&lt;easy&gt;", "\u22120.030",
-        "75.0", "The capital of {X} is", "for rows alone", "777"})
+        "75.0", "The capital of {X} is", "for rows alone", "777", "In layers 0 and 2 of out/dense", "layer 2",
+        "20.0\u00A0%"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
   EXPECT_EQ(page.find("layer 1, converted"), std::string::npos);
   EXPECT_EQ(page.find("W_o"), std::string::npos);

@@ -102,6 +102,9 @@ class Tokenizer {
   /// A copy whose post_processor puts `id` before every text, so that start_id() is `id`; one that has a
   /// prefix stays as it is. Error (kNotFound) if there is no such token.
   Tokenizer with_start(std::int32_t id) const;
+  /// True where both give every text the same ids: all but post_processor, which puts tokens around a text,
+  /// is the same.
+  bool same_ids(const Tokenizer& other) const;
 
  private:
   friend class StreamDecoder;

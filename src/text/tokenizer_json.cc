@@ -269,6 +269,15 @@ Tokenizer Tokenizer::with_start(std::int32_t id) const {
   return copy;
 }
 
+bool Tokenizer::same_ids(const Tokenizer& other) const {
+  const auto ids_of = [](const Tokenizer& tokenizer) {
+    Json json = parse_json(tokenizer.to_json(), "tokenizer");
+    json.erase("post_processor");
+    return json;
+  };
+  return ids_of(*this) == ids_of(other);
+}
+
 Tokenizer Tokenizer::with_chat_template(std::string chat_template) const {
   Tokenizer copy = *this;
   copy.config_.chat_template = std::move(chat_template);

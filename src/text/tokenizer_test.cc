@@ -277,7 +277,11 @@ TEST(Tokenizer, WithStartPutsATokenBeforeEveryText) {
     }
     EXPECT_EQ(made.with_start(1).to_json(), made.to_json()) << before;
     EXPECT_EQ(plain.prefix_ids().size(), 0u) << before;
+    EXPECT_TRUE(made.same_ids(plain) && plain.same_ids(made)) << before;
   }
+  Json other = tiny_json();
+  std::swap(other["model"]["vocab"]["a"], other["model"]["vocab"]["b"]);
+  EXPECT_FALSE(none.same_ids(Tokenizer::from_json(other.dump(), "t")));
   EXPECT_THROW(none.with_start(1000), Error);
 }
 

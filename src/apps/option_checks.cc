@@ -1,4 +1,4 @@
-#include "apps/number_option.h"
+#include "apps/option_checks.h"
 
 #include <fmt/format.h>
 
@@ -34,6 +34,13 @@ CLI::Validator is_seed() {
             return reads(text, value) ? std::string()
                                       : fmt::format("expected a whole number in [0, {}], found \"{}\"",
                                                     std::numeric_limits<std::uint64_t>::max(), text);
+          },
+          ""};
+}
+
+CLI::Validator not_empty() {
+  return {[](std::string& text) {
+            return text.empty() ? std::string("expected a name or value, found \"\"") : std::string();
           },
           ""};
 }
