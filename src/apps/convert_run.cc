@@ -56,6 +56,14 @@ std::vector<std::int64_t> listed_layers(const std::string& choice, const ModelCo
   return c.stem_layers;
 }
 
+Json read_state(const fs::path& file) {
+  try {
+    return parse_json(read_file(file, 1 << 24), file.string());
+  } catch (const Error& e) {
+    fail(e.code(), "{}; remove {} to begin anew", e.what(), file.parent_path().string());
+  }
+}
+
 std::vector<LayerDamage> damage_from(const Json& state, const std::string& name) {
   std::vector<LayerDamage> damage;
   for (const Json& d : objects_of(state, "damage"))
@@ -95,7 +103,7 @@ ModelConfig dense_config(const fs::path& model) {
 // on a busy machine.
 std::string precision_of(const fs::path& state) {
   if (fs::exists(state)) {
-    const Json json = parse_json(read_file(state, 1 << 24), state.string());
+    const Json json = read_state(state);
     const Json settings = json.is_object() ? json.value("settings", Json()) : Json();
     const Json found = settings.is_object() ? settings.value("gemm_dtype", Json()) : Json();
     if (found == name_of(DType::f32) || found == name_of(DType::bf16)) return found.get<std::string>();
@@ -135,13 +143,26 @@ class ConvertRun {
                                 limits_)) {}
 
   Json run() {
-    open_state();
-    if (!unreported(state_, s_.out)) make();
+    try {
+      open_state();
+      if (!unreported(state_, s_.out)) make();
+    } catch (const Error& e) {
+      fail_with_remedy(e);
+    }
     remove_parts();
     return judge();
   }
 
  private:
+  // A user cannot know what the files of a conversion under way are for.
+  [[noreturn]] void fail_with_remedy(const Error& e) const {
+    const std::string message = e.what(), place = work_.string();
+    const bool of_files = e.code() != ErrorCode::kIo && e.code() != ErrorCode::kUsage;
+    if (of_files && message.find(place) != std::string::npos && message.find("remove ") == std::string::npos)
+      fail(e.code(), "{}; remove {} to begin anew", message, place);
+    throw e;
+  }
+
   void make() {
     const bool healing = s_.heal.tokens > 0;
     const fs::path converted = healing ? work_ / "converted" : s_.out;
@@ -223,7 +244,7 @@ class ConvertRun {
     const Json wanted = settings_json();
     if (fs::exists(path)) {
       const std::string name = path.string();
-      state_ = parse_json(read_file(path, 1 << 24), name);
+      state_ = read_state(path);
       if (const std::string format = get_string(state_, "format", name); format != kStateFormat)
         fail(ErrorCode::kFormat, "{}: format: expected {}, found {}", name, kStateFormat,
              shown(Json(format)));
@@ -549,10 +570,6 @@ class ConvertRun {
              first ? &*first : nullptr, s_.heal, s_.quiet);
       } catch (const Interrupted& stop) {
         throw Interrupted{stop.signal, "stopped while healing; the same command goes on from there"};
-      } catch (const Error& e) {
-        if (e.code() == ErrorCode::kIo) throw;
-        fail(e.code(), "{}; what was healed so far lies in {}: remove that folder to begin anew", e.what(),
-             work_.string());
       }
       dense_ = load_dense(context_, s_.model, dense_config(s_.model), limits_.sequence,
                           precision_of(work_ / kStateFile));
@@ -615,12 +632,12 @@ class ConvertRun {
 
 bool conversion_unreported(const fs::path& out) {
   const fs::path file = state_file(out);
-  return fs::exists(file) && unreported(parse_json(read_file(file, 1 << 24), file.string()), out);
+  return fs::exists(file) && unreported(read_state(file), out);
 }
 
 void conversion_reported(const fs::path& out) {
   const fs::path file = state_file(out);
-  Json state = parse_json(read_file(file, 1 << 24), file.string());
+  Json state = read_state(file);
   state.erase("model");
   write_file_atomic(file, dump_json(state));
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "apps/progress.h"
+#include "core/error.h"
 #include "generate/score.h"
 #include "io/file.h"
 
@@ -171,7 +172,16 @@ Json to_json(const SwapScores& scores) {
 }
 
 FactSuite load_facts(const std::filesystem::path& path) {
-  return parse_fact_suite(read_file(path), path.string());
+  FactSuite suite = parse_fact_suite(read_file(path), path.string());
+  const bool asks = std::any_of(suite.templates.begin(), suite.templates.end(), [&](const FactTemplate& t) {
+    return std::any_of(suite.entities.begin(), suite.entities.end(), [&](const FactEntity& e) {
+      return e.kind == t.kind && e.find(t.relation) != nullptr;
+    });
+  });
+  if (!asks)
+    fail(ErrorCode::kFormat, "{}: expected an entity with a fact that a template asks for, found none",
+         path.string());
+  return suite;
 }
 
 std::vector<TemplateAccuracy> fact_accuracy(const Context& context, const PatchedModel& opened,
