@@ -1,6 +1,5 @@
 // stem convert: a dense model becomes a STEM model.
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <memory>
 
 #include "apps/commands.h"
@@ -71,9 +70,6 @@ void print_comparison(const Json& r) {
     const auto pair = [&](const char* name, const char* key, auto text) {
       line(name, text(number_of(dense, key)), text(number_of(made, key)), "");
     };
-    const auto rate = [](double x) {
-      return x < 100 ? fmt::format("{:.1f}", x) : count_text(static_cast<std::int64_t>(std::llround(x)));
-    };
     pair("prompt, tokens/s", "prefill_tokens_per_s", rate);
     pair("answer, tokens/s", "decode_tokens_per_s", rate);
     pair("weights in memory", "weight_bytes", bytes_text);
@@ -104,10 +100,7 @@ void run_convert(Options& o) {
   require_new_model(o.out, o.replace || conversion_unreported(o.out), o.model);
   if (!o.report.empty()) {
     require_page_place(o.report);
-    const auto whole = [](const std::filesystem::path& path) {
-      return std::filesystem::weakly_canonical(std::filesystem::absolute(path));
-    };
-    if (whole(o.report).parent_path() == whole(o.out))
+    if (whole_path(o.report).parent_path() == whole_path(o.out))
       fail(ErrorCode::kUsage, "--report: expected a file outside of {}, found {}", o.out, o.report);
   }
   o.compare.suites = named_suite_files(o.suites);
@@ -201,30 +194,25 @@ void add_convert_command(CLI::App& app) {
   command->add_option("--heal", s.heal.tokens, "tokens to distil on afterwards")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->capture_default_str();
-  std::vector<CLI::Option*> of_healing;
-  of_healing.push_back(command
-                           ->add_option_function<std::string>(
-                               "--heal-scope",
-                               [o](const std::string& name) {
-                                 o->settings.heal.scope = name == "ffn" ? HealScope::ffn : HealScope::all;
-                               },
-                               "what learns besides the rows: all weights but the embedding, or ffn, the "
-                               "converted layers' W_g "
-                               "and W_d")
-                           ->check(CLI::IsMember({"all", "ffn"}))
-                           ->default_str(std::string(name_of(s.heal.scope))));
-  of_healing.push_back(
-      command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)")
-          ->check(not_empty()));
-  of_healing.push_back(
-      command->add_option("--heal-lr", o->heal_lr, "learning rate of the weights")
-          ->check(number_in(0.0, 1.0))
-          ->default_str(fmt::format("{}, behind --refit all {}", heal_rate(RefitScope::converted),
-                                    heal_rate(RefitScope::all))));
-  of_healing.push_back(
-      command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
-          ->check(number_in(0.0, 10.0))
-          ->capture_default_str());
+  command
+      ->add_option_function<std::string>(
+          "--heal-scope",
+          [o](const std::string& name) {
+            o->settings.heal.scope = name == "ffn" ? HealScope::ffn : HealScope::all;
+          },
+          "what learns besides the rows: all weights but the embedding, or ffn, the converted layers' W_g "
+          "and W_d")
+      ->check(CLI::IsMember({"all", "ffn"}))
+      ->default_str(std::string(name_of(s.heal.scope)));
+  command->add_option("--teacher", o->teacher, "model to heal towards (default: the dense model itself)")
+      ->check(not_empty());
+  command->add_option("--heal-lr", o->heal_lr, "learning rate of the weights")
+      ->check(number_in(0.0, 1.0))
+      ->default_str(fmt::format("{}, behind --refit all {}", heal_rate(RefitScope::converted),
+                                heal_rate(RefitScope::all)));
+  command->add_option("--heal-row-lr", s.heal.row_lr, "of the rows, in root mean squares of the table")
+      ->check(number_in(0.0, 10.0))
+      ->capture_default_str();
   command->add_option("--suite", o->suites, "NAME=FILE: benchmark to score before and after; may be repeated")
       ->allow_extra_args(false);
   command
@@ -235,10 +223,10 @@ void add_convert_command(CLI::App& app) {
       ->check(not_empty());
   command->add_flag("--replace", o->replace, "in place of a model of this name");
   command->add_flag("--json", o->json, "figures as JSON, no progress");
-  command->callback([o, of_healing] {
-    for (const CLI::Option* const option : of_healing)
-      if (option->count() > 0 && o->settings.heal.tokens == 0)
-        fail(ErrorCode::kUsage, "{}: expected --heal TOKENS beside it", option->get_name());
+  command->callback([o, command] {
+    for (const char* const name : {"--heal-scope", "--teacher", "--heal-lr", "--heal-row-lr"})
+      if (command->count(name) > 0 && o->settings.heal.tokens == 0)
+        fail(ErrorCode::kUsage, "{}: expected --heal TOKENS beside it", name);
     run_convert(*o);
   });
 }

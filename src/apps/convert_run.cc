@@ -32,13 +32,14 @@ constexpr const char* kStateFormat = "stem-convert/1";
 
 /// N of "best:N"; 0 for other choices. Throws kUsage.
 std::int64_t best_count(const std::string& choice, std::int64_t layers) {
-  constexpr std::string_view kBest = "best";
-  if (!choice.starts_with(kBest)) return 0;
+  constexpr std::string_view kBest = "best:";
+  if (!choice.starts_with("best")) return 0;
+  const std::string_view number =
+      choice.starts_with(kBest) ? std::string_view(choice).substr(kBest.size()) : std::string_view();
   std::int64_t count = 0;
-  const char* const end = choice.data() + choice.size();
-  const char* const number = std::min(choice.data() + kBest.size() + 1, end);
-  const auto [rest, error] = std::from_chars(number, end, count);
-  if (number[-1] != ':' || error != std::errc{} || rest != end || count < 1 || count > layers)
+  const char* const end = number.data() + number.size();
+  const auto [rest, error] = std::from_chars(number.data(), end, count);
+  if (error != std::errc{} || rest != end || count < 1 || count > layers)
     fail(ErrorCode::kUsage,
          "--layers: expected best:N with N in [1, {}], third, half, full or a list, found {}", layers,
          shown(Json(choice)));

@@ -140,6 +140,11 @@ RuleScore score_rule(const Context& context, const LoadedModel& loaded, const Fa
   return score;
 }
 
+// What the template asks of the entity; null where it asks nothing.
+const std::string* answer_of(const FactTemplate& t, const FactEntity& e) {
+  return e.kind == t.kind ? e.find(t.relation) : nullptr;
+}
+
 }  // namespace
 
 Json to_json(const SwapScores& scores) {
@@ -174,9 +179,8 @@ Json to_json(const SwapScores& scores) {
 FactSuite load_facts(const std::filesystem::path& path) {
   FactSuite suite = parse_fact_suite(read_file(path), path.string());
   const bool asks = std::any_of(suite.templates.begin(), suite.templates.end(), [&](const FactTemplate& t) {
-    return std::any_of(suite.entities.begin(), suite.entities.end(), [&](const FactEntity& e) {
-      return e.kind == t.kind && e.find(t.relation) != nullptr;
-    });
+    return std::any_of(suite.entities.begin(), suite.entities.end(),
+                       [&](const FactEntity& e) { return answer_of(t, e) != nullptr; });
   });
   if (!asks)
     fail(ErrorCode::kFormat, "{}: expected an entity with a fact that a template asks for, found none",
@@ -191,7 +195,7 @@ std::vector<TemplateAccuracy> fact_accuracy(const Context& context, const Patche
     TemplateAccuracy accuracy{t.id, t.relation, t.text, t.seen, 0, 0};
     std::vector<ScoreCase> cases;
     for (const FactEntity& e : suite.entities) {
-      const std::string* answer = e.kind == t.kind ? e.find(t.relation) : nullptr;
+      const std::string* const answer = answer_of(t, e);
       if (answer == nullptr) continue;
       cases.push_back(
           {prompt_tokens(opened.loaded, fill_prompt(t, e)), {}, answer_tokens(opened.tokenizer(), *answer)});

@@ -65,6 +65,10 @@ void require_no_model(const std::filesystem::path& folder) {
          folder.string(), kManifestName);
 }
 
+std::filesystem::path whole_path(const std::filesystem::path& path) {
+  return std::filesystem::weakly_canonical(std::filesystem::absolute(path));
+}
+
 void require_new_model(const std::filesystem::path& directory, bool replace,
                        const std::filesystem::path& source) {
   namespace fs = std::filesystem;
@@ -73,8 +77,7 @@ void require_new_model(const std::filesystem::path& directory, bool replace,
     fail(ErrorCode::kUsage,
          "{}: expected a new model directory, found a model ({}): name another, or say --replace",
          directory.string(), kManifestName);
-  const fs::path whole = fs::weakly_canonical(fs::absolute(directory));
-  if (!source.empty() && whole == fs::weakly_canonical(fs::absolute(source)))
+  if (!source.empty() && whole_path(directory) == whole_path(source))
     fail(ErrorCode::kUsage, "{}: expected another directory than the model's own, which would be lost",
          directory.string());
   require_outside_models(directory);
@@ -82,8 +85,8 @@ void require_new_model(const std::filesystem::path& directory, bool replace,
 
 void require_outside_models(const std::filesystem::path& file) {
   namespace fs = std::filesystem;
-  const fs::path whole = fs::weakly_canonical(fs::absolute(file));
-  for (fs::path outer = whole.parent_path(); outer != outer.root_path(); outer = outer.parent_path()) {
+  for (fs::path outer = whole_path(file).parent_path(); outer != outer.root_path();
+       outer = outer.parent_path()) {
     if (fs::exists(outer / kManifestName))
       fail(ErrorCode::kUsage, "{}: expected a place outside of every model, found one inside {}",
            file.string(), outer.string());

@@ -40,6 +40,9 @@ RunPaths find_run(const std::filesystem::path& given);
 /// would make that model unreadable.
 void require_no_model(const std::filesystem::path& folder);
 
+/// The absolute path that links and dots lead to; what does not exist yet is taken as it is written.
+std::filesystem::path whole_path(const std::filesystem::path& path);
+
 /// Throws kUsage where a model is already, unless `replace`; inside another model's directory, whose manifest
 /// lists every file in it; at `source`, the model that the new one is made of; and where StagedDirectory
 /// would not put one.

@@ -90,11 +90,6 @@ void write_layers(Page& page, const Json& r) {
   }
 }
 
-// Tokens a second: a tenth tells something of a small one alone.
-std::string rate(double per_second) {
-  return per_second < 100 ? fixed(per_second, 1) : grouped(std::round(per_second));
-}
-
 void write_cost(Page& page, const Json& r) {
   const Json* const cost = object_of(r, "cost");
   if (cost == nullptr) return;

@@ -127,6 +127,10 @@ std::string fixed(double value, int decimals) {
   return signed_text(value < 0, fmt::format("{:.{}f}", std::abs(value), decimals));
 }
 
+std::string rate(double per_second) {
+  return per_second < 100 ? fixed(per_second, 1) : grouped(std::round(per_second));
+}
+
 std::string significant(double value, int digits) {
   if (!std::isfinite(value)) return "–";
   return signed_text(value < 0, fmt::format("{:.{}g}", std::abs(value), digits));

@@ -55,6 +55,7 @@ Html token_chip(std::string_view token);
 // Numbers for a reader; "–" for what is not finite.
 std::string grouped(double value);                      ///< 1,234,567
 std::string fixed(double value, int decimals);          ///< 1.234
+std::string rate(double per_second);                    ///< "34.5", "1,235": tenths of small ones alone
 std::string significant(double value, int digits = 3);  ///< 0.00123, 12.3, 1.2e-07
 std::string percent(double share, int decimals = 1);    ///< 0.982 -> "98.2 %"
 std::string scaled(double value);                       ///< "39.0 M", with k, M, G, T, P, E
